@@ -1,0 +1,144 @@
+"""Layer and WorkloadGraph: what is computed, and the arrays that cost models read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class OperatorKind(StrEnum):
+    """What class of kernel a layer is. The order is stable (one-hot index of the proxy): append only."""
+
+    CONV = "conv"
+    LINEAR = "linear"  # matrix product with a weight
+    MATMUL = "matmul"  # matrix product of two activations
+    ATTENTION = "attention"  # fused scaled dot-product attention
+    RECURRENT = "recurrent"
+    NORM = "norm"
+    SOFTMAX = "softmax"
+    ELEMENTWISE = "elementwise"
+    REDUCTION = "reduction"
+    POOL = "pool"
+    FFT = "fft"
+    EMBEDDING = "embedding"
+    COPY = "copy"  # moves data, computes nothing: cat, pad, contiguous, index
+    OTHER = "other"
+
+
+KIND_CODES: Mapping[OperatorKind, int] = {kind: code for code, kind in enumerate(OperatorKind)}
+
+MATRIX_KINDS = frozenset(
+    {OperatorKind.CONV, OperatorKind.LINEAR, OperatorKind.MATMUL, OperatorKind.ATTENTION, OperatorKind.RECURRENT}
+)
+"""Kinds that run on matrix units; the others run on vector units."""
+
+Counting = Literal["fvcore", "handle", "estimated", "moved", "refused"]
+"""Where a layer's count comes from: fvcore's own handle; an exact handle of ours; a named formula of ours;
+nothing to count because it only moves data; or not understood (reported by name, never silently zero)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One operator call of the traced model. Views (zero-byte aliases) are not layers.
+
+    `macs` are multiply-accumulates as fvcore counts them (it counts 4 or 5 per element for norms); `flops` are
+    2 x `macs` where `macs` is not zero, else the operations of the estimate named in `formula`.
+    Bytes are at the traced dtype: numel x itemsize. `float_bytes` is the size of one real number of the floating
+    values (4 for float32 and complex64; 0 where all values are integers), by which cost models rescale to another
+    precision.
+    """
+
+    name: str  # unique in the graph
+    operator: str  # such as "aten.convolution.default"
+    kind: OperatorKind
+    module: str = ""  # dotted module path in the model
+    module_type: str = ""
+    shape: Mapping[str, int] = field(default_factory=dict)  # kernel sizes, channels, groups, m, n, k, ...
+    output_shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    macs: int = 0
+    flops: int = 0
+    parameters: int = 0
+    weight_bytes: int = 0
+    input_bytes: int = 0  # activations read
+    output_bytes: int = 0  # activations written
+    float_bytes: int = 4
+    counting: Counting = "fvcore"
+    formula: str = ""
+    seq_len: int = 0
+    embed_dim: int = 0
+    num_heads: int = 0
+    mlp_ratio: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """All bytes that the layer must move once: weights, inputs and outputs."""
+        return self.weight_bytes + self.input_bytes + self.output_bytes
+
+
+LAYER_FEATURES = np.dtype(
+    [
+        ("kind", "i8"),  # KIND_CODES
+        ("matrix", "?"),  # runs on matrix units
+        ("macs", "f8"),
+        ("flops", "f8"),
+        ("weight_bytes", "f8"),
+        ("input_bytes", "f8"),
+        ("output_bytes", "f8"),
+        ("float_bytes", "f8"),
+        ("seq_len", "f8"),
+        ("embed_dim", "f8"),
+        ("num_heads", "f8"),
+        ("mlp_ratio", "f8"),
+    ]
+)
+"""The seam workloads -> dse: one record a layer, at the traced dtype and batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadGraph:
+    """DAG of layers in a topological order (every edge goes from a lower to a higher index).
+
+    `edges` [E, 2] are pairs (producer, consumer) of layer indices; `edge_bytes` [E] is what the consumer reads of the
+    producer's output (a slice counts as the slice). `parameters` and `weight_bytes` count a tied weight once.
+    `aliases` and `refused` count operator calls by name: views that became edges, and operators not understood.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    edges: NDArray[np.int64]
+    edge_bytes: NDArray[np.int64]
+    parameters: int
+    weight_bytes: int
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    batch: int = 1
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all layers, as fvcore counts them."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of all layers, the estimated ones included."""
+        return sum(layer.flops for layer in self.layers)
+
+    @cached_property
+    def features(self) -> NDArray[np.void]:
+        """Record array [N] of LAYER_FEATURES."""
+        rows = np.zeros(len(self.layers), LAYER_FEATURES)
+        for name in ("macs", "flops", "weight_bytes", "input_bytes", "output_bytes", "float_bytes"):
+            rows[name] = [getattr(layer, name) for layer in self.layers]
+        for name in ("seq_len", "embed_dim", "num_heads", "mlp_ratio"):
+            rows[name] = [getattr(layer, name) for layer in self.layers]
+        rows["kind"] = [KIND_CODES[layer.kind] for layer in self.layers]
+        rows["matrix"] = [layer.kind in MATRIX_KINDS for layer in self.layers]
+        return rows
