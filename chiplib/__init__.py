@@ -1,0 +1,1 @@
+"""What hardware exists, and its physics: datasheets, links, packages, energy, cost."""

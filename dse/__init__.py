@@ -1,0 +1,1 @@
+"""How good a design is, and which is best: cost table, simulation, study."""

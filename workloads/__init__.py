@@ -1,0 +1,1 @@
+"""What is computed: traced workload graphs, their segments, and the models of the catalogue."""
