@@ -1,8 +1,12 @@
 # make run, make test: the two commands of the README. Each makes the environment it needs; a second call starts at once.
 PYTHON ?= python3.11
+# PyPI's torch for Linux brings gigabytes of CUDA libraries that nothing here needs; its CPU build is at this index.
+# Where it cannot be reached, the indexes that pip is configured with serve. For a GPU: TORCH_INDEX=https://pypi.org/simple
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q -c constraints.txt
 
 .PHONY: run test lint bench clean
 
@@ -25,18 +29,21 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "Chipfront needs Python 3.11 or newer: make run PYTHON=/path/to/python3" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Chipfront needs Python 3.11 or newer: make run PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing Chipfront into $(VENV) (once)"
-	$(PIP) install -c constraints.txt -e .
+	@echo "Installing Chipfront into $(VENV) (once, a few minutes)"
+	@$(PIP) install -qqq --no-deps --retries 0 --timeout 10 -c constraints.txt --index-url $(TORCH_INDEX) torch \
+	  || echo "No torch from $(TORCH_INDEX); taking the one that pip is configured to find"
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[lint]'
+	$(INSTALL) -e '.[lint]'
 	@touch $@

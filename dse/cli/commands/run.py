@@ -1,0 +1,136 @@
+"""`dse run`: sweep a study and write its report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from dse.cli.app import InputError, Interrupted
+from dse.cli.output import emit_json, print_table
+from dse.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROWS = 20  # of the front on the screen; the whole front is in front.csv
+COUNTS = ("study", "designs", "evaluated", "open_unmapped", "infeasible", "failed")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
+@click.option("--budget", type=click.IntRange(min=0), help="Designs to evaluate in all, earlier runs included.")
+@click.option("--seed", type=int, help="Replaces the study's seed.")
+@click.option("--retry-failed", is_flag=True, help="Evaluate again the designs that failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    study: str,
+    out: Path | None,
+    workers: int | None,
+    budget: int | None,
+    seed: int | None,
+    retry_failed: bool,
+    as_json: bool,
+) -> None:
+    """Sweep STUDY, keep every result, and write the report.
+
+    STUDY is the name of a study that ships, or the path of a YAML file. A run on a folder that holds a part of it goes
+    on where that one stopped; --budget counts all designs of the folder.
+
+    \b
+    Examples:
+      dse run htdemucs
+      dse run my_study.yaml --out runs/mine --workers 8 --budget 5000
+    """
+    import reports
+    from dse.study import Study
+
+    loaded = Study.load(study)
+    folder = out or Path("runs") / loaded.name
+    try:
+        with show_progress() as report:
+            result = loaded.run(
+                out=folder,
+                workers=workers or os.cpu_count() or 1,
+                budget=budget,
+                seed=seed,
+                retry_failed=retry_failed,
+                on_progress=report,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(f"every finished design is kept in {folder}; the same command goes on from there") from None
+    page = reports.write(folder)
+    summary = result.summary
+    if as_json:
+        emit_json(
+            {name: summary[name] for name in COUNTS}
+            | {name: summary[name] for name in ("front", "hypervolume", "epsilon", "wall_s")}
+            | {"report": str(page)}
+        )
+    else:
+        _print_front(summary)
+        click.echo(_sentence(summary))
+        click.echo(f"Report: {page}")
+    for row in summary["damaged_rows"]:
+        click.echo(f"warning: {row['file']}, line {row['line']} is damaged and left out: {row['reason']}", err=True)
+    if not summary["front"]:
+        _refuse_empty_front(summary)
+
+
+def _print_front(summary: Mapping[str, Any]) -> None:
+    front, knee = summary["front"], summary["knee"]
+    columns = ("chips", "package", "precision", "batch", "latency ms", "samples/s", "energy mJ", "area mm2", "cost USD", "")
+    rows = []
+    for point in front:
+        params, metrics = point["params"], point["metrics"]
+        is_knee = bool(knee) and (point["design"], point["point"]) == (knee["design"], knee["point"])
+        if len(rows) >= ROWS and not is_knee:
+            continue
+        rows.append(
+            (
+                count_names(params["chips"]),
+                params["package"],
+                params["precision"],
+                params["batch"],
+                metrics["latency_ms"],
+                metrics["throughput_per_s"],
+                metrics["energy_mj"],
+                metrics["area_mm2"],
+                metrics["cost_usd"],
+                "knee" if is_knee else "",
+            )
+        )
+    if rows:
+        shown = f"{len(rows)} of {len(front)} points" if len(rows) < len(front) else f"{len(front)} points"
+        print_table(columns, rows, title=f"Pareto front of {summary['study']}: {shown}", left=3)
+
+
+def _refuse_empty_front(summary: Mapping[str, Any]) -> NoReturn:
+    reasons = sorted(summary["infeasible_reasons"].items(), key=lambda item: -item[1])
+    raise InputError(
+        f"study {summary['study']}: no design can be mapped ({summary['infeasible']:,} of {summary['designs']:,} "
+        f"infeasible, {summary['failed']:,} failed)",
+        "; ".join(f"{count:,} x {reason}" for reason, count in reasons[:3]),
+    )
+
+
+def count_names(names: list[str]) -> str:
+    """Return `2 x big_core + small_core` for big_core, big_core, small_core."""
+    counts = {name: names.count(name) for name in names}
+    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
+
+
+def _sentence(summary: Mapping[str, Any]) -> str:
+    parts = [
+        f"{summary['evaluated']:,} of {summary['designs']:,} designs evaluated in {summary['wall_s']:.1f} s",
+        f"{summary['infeasible']:,} infeasible, {summary['failed']:,} failed, {summary['open_unmapped']:,} open",
+    ]
+    if summary["hypervolume"] is not None:
+        parts.append(f"hypervolume {summary['hypervolume']:.6g}")
+    epsilon = summary["epsilon"]
+    parts.append("epsilon not proven" if epsilon is None else f"proven epsilon {100 * epsilon:.3g} %")
+    return "; ".join(parts) + "."

@@ -1,0 +1,76 @@
+"""What commands print: one JSON object for machines, tables and sentences for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
+
+
+def emit_json(answer: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout. Infinite and undefined numbers become null, which is what JSON has for them."""
+    click.echo(json.dumps(plain(answer), indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as dicts, lists, strings, finite numbers and None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int) or value is None:
+        return value if not hasattr(value, "value") else value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def console() -> Console:
+    """Return the console of stdout; tables that go to a file or a pipe are wide and without colour."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", left: int = 1) -> None:
+    """Print a table; the first `left` columns are text, the others numbers aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(number(cell)) for cell in row))  # Text: names are never markup
+    console().print(table)
+
+
+def number(value: object) -> str:
+    """Format a cell: four significant digits, thousands separated, a dash for what is not known."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "-"
+        if value == 0 or 1e-3 <= abs(value) < 1e9:
+            digits = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+            return f"{value:,.{digits}f}"
+        return f"{value:.3e}"
+    return str(value)
+

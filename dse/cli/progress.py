@@ -1,0 +1,81 @@
+"""Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dse.study import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None]]:
+    """Give a function to call with each Progress; it draws on stderr and returns at once."""
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+def describe(progress: Progress) -> str:
+    """Return what stands so far, in one line."""
+    parts = [f"{progress.done:,} of {progress.total:,} designs"]
+    for count, word in (
+        (progress.infeasible, "infeasible"),
+        (progress.failed, "failed"),
+        (progress.open_unmapped, "open"),
+    ):
+        if count:
+            parts.append(f"{count:,} {word}")
+    if progress.hypervolume is not None:
+        parts.append(f"hypervolume {progress.hypervolume:.4g}")
+    if progress.epsilon is not None:
+        parts.append(f"epsilon {100 * progress.epsilon:.3g} %")
+    parts.append(f"{progress.wall_s:.0f} s")
+    if progress.eta_s is not None:
+        parts.append(f"about {progress.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def _lines() -> Callable[[Progress], None]:
+    last_time, last_phase = -SECONDS_BETWEEN_LINES, ""
+
+    def report(progress: Progress) -> None:
+        nonlocal last_time, last_phase
+        now = time.monotonic()
+        if now - last_time >= SECONDS_BETWEEN_LINES or (progress.phase != last_phase and now - last_time >= 1.0):
+            click.echo(f"{progress.phase}: {describe(progress)}", err=True)
+            last_time, last_phase = now, progress.phase
+
+    return report
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("{task.fields[phase]}"), BarColumn(), TextColumn("{task.description}"))
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None, phase="starting")
+
+        def report(progress: Progress) -> None:
+            bars.update(
+                task,
+                completed=progress.done,
+                total=progress.total or None,
+                description=describe(progress),
+                phase=progress.phase,
+            )
+
+        yield report
