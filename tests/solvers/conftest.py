@@ -1,0 +1,97 @@
+"""What every test of the solvers needs: random problems, and brute force."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from solvers.mapping.evaluate import Evaluation, evaluate
+from solvers.mapping.problem import MappingProblem
+
+
+def _random_problem(
+    seed: int,
+    *,
+    segments: int | None = None,
+    slots: int | None = None,
+    regime: str | None = None,
+    contiguous: bool = False,
+    memory: float | None = None,
+    **changes: Any,
+) -> MappingProblem:
+    """Draw a problem of 1 to 6 segments on 1 to 3 slots, unless told otherwise.
+
+    `memory` is all resident bytes / capacity of all slots; drawn where not told, from ample to out of reach.
+    """
+    rng = np.random.default_rng(seed)
+    k = segments or int(rng.integers(1, 7))
+    s = slots or int(rng.integers(1, 4))
+    pairs = [(i, i + 1) for i in range(k - 1) if rng.random() < 0.85]
+    pairs += [(i, j) for i in range(k) for j in range(i + 1, k) if rng.random() < 1.2 / k]  # may repeat one
+    edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    kind = rng.integers(0, 3)
+    compute = rng.uniform(0.1, 5.0, (k, 1)) * rng.uniform(0.5, 2.0, s)
+    if kind == 0:
+        compute = rng.uniform(0.0, 5.0, (k, s))  # unrelated machines
+    elif kind == 1:
+        compute = np.repeat(rng.integers(0, 6, (k, 1)).astype(float), s, axis=1)  # alike machines: ties, zeros
+    energy = rng.uniform(0.0, 4.0, (k, s))
+    distance = np.abs(np.arange(s)[:, None] - np.arange(s))  # slots in a line
+    if rng.random() < 0.5:
+        distance = rng.integers(1, 4, (s, s)) * ~np.eye(s, dtype=bool)  # any, and not symmetric
+    links = np.zeros((s, s, max(0, 2 * (s - 1)) if rng.random() < 0.8 else 0), dtype=bool)
+    if links.shape[-1]:
+        for p in range(s):
+            for q in range(s):
+                if p < q:
+                    links[p, q, p:q] = True
+                elif q < p:
+                    links[p, q, s - 1 + q : s - 1 + p] = True
+    allowed = np.ones((k, s), dtype=bool)
+    if rng.random() < 0.4:
+        allowed = rng.random((k, s)) < 0.8
+        allowed[np.arange(k), rng.integers(0, s, k)] = True
+        compute = np.where(allowed, compute, rng.choice([np.inf, np.nan, 0.0]))
+        energy = np.where(allowed, energy, rng.choice([np.inf, np.nan, 0.0]))
+    resident = rng.integers(0, 100, k).astype(float)
+    load = memory if memory is not None else float(rng.choice([0.1, 0.6, 0.85, 1.1]))
+    capacity = np.ceil(rng.uniform(0.5, 1.5, s) * (resident.sum() + 1) / load / s)
+    fields: dict[str, Any] = {
+        "compute_ms": compute,
+        "energy_mj": energy,
+        "edges": edges,
+        "edge_bytes": rng.integers(0, 200, len(edges)).astype(float),
+        "route_latency_ms": distance * rng.choice([0.0, 0.3]),
+        "route_ms_per_byte": distance * rng.choice([0.0, 0.002, 0.03]),
+        "route_mj_per_byte": distance * rng.choice([0.0, 0.01]),
+        "route_links": links,
+        "resident_bytes": resident,
+        "workspace_bytes": rng.integers(0, 20, k).astype(float),
+        "capacity_bytes": capacity,
+        "allowed": allowed,
+        "static_w": float(rng.choice([0.0, 0.7])),
+        "regime": regime or ("serial", "pipelined")[int(rng.integers(2))],
+        "contiguous": contiguous,
+    }
+    weights = [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5)][int(rng.integers(3))]
+    fields |= {"latency_weight": weights[0], "energy_weight": weights[1]}
+    return MappingProblem(**(fields | changes))
+
+
+def _brute_force(problem: MappingProblem) -> tuple[float, np.ndarray, Evaluation]:
+    """Return the least objective (inf where nothing is legal), all S**K assignments, and their evaluation."""
+    every = np.array(list(product(range(problem.slots), repeat=problem.segments)), dtype=np.int64)
+    evaluation = evaluate(problem, every)
+    return float(evaluation.objective.min()), every, evaluation
+
+
+@pytest.fixture(scope="session")
+def random_problem() -> Callable[..., MappingProblem]:
+    return _random_problem
+
+
+@pytest.fixture(scope="session")
+def brute_force() -> Callable[[MappingProblem], tuple[float, np.ndarray, Evaluation]]:
+    return _brute_force
