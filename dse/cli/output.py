@@ -73,4 +73,3 @@ def number(value: object) -> str:
             return f"{value:,.{digits}f}"
         return f"{value:.3e}"
     return str(value)
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROWS = 20  # of the front on the screen; the whole front is in front.csv
+METRICS = {
+    "latency_ms": "latency ms",
+    "throughput_per_s": "samples/s",
+    "energy_mj": "energy mJ",
+    "area_mm2": "area mm2",
+    "cost_usd": "cost USD",
+}
 COUNTS = ("study", "designs", "evaluated", "open_unmapped", "infeasible", "failed")
 
 
@@ -48,6 +54,7 @@ def command(
     """
     import reports
     from dse.study import Study
+    from dse.workers import available_cores
 
     loaded = Study.load(study)
     folder = out or Path("runs") / loaded.name
@@ -55,14 +62,17 @@ def command(
         with show_progress() as report:
             result = loaded.run(
                 out=folder,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers or available_cores(),
                 budget=budget,
                 seed=seed,
                 retry_failed=retry_failed,
                 on_progress=report,
             )
     except KeyboardInterrupt:
-        raise Interrupted(f"every finished design is kept in {folder}; the same command goes on from there") from None
+        raise Interrupted(
+            f"every finished design is kept in {folder}; the same command goes on from there, "
+            f"`dse report {folder}` shows what stands"
+        ) from None
     page = reports.write(folder)
     summary = result.summary
     if as_json:
@@ -82,31 +92,18 @@ def command(
 
 
 def _print_front(summary: Mapping[str, Any]) -> None:
+    from dse.space import describe
+
     front, knee = summary["front"], summary["knee"]
-    columns = ("chips", "package", "precision", "batch", "latency ms", "samples/s", "energy mJ", "area mm2", "cost USD", "")
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for point in front:
-        params, metrics = point["params"], point["metrics"]
+        metrics = point["metrics"]
         is_knee = bool(knee) and (point["design"], point["point"]) == (knee["design"], knee["point"])
-        if len(rows) >= ROWS and not is_knee:
-            continue
-        rows.append(
-            (
-                count_names(params["chips"]),
-                params["package"],
-                params["precision"],
-                params["batch"],
-                metrics["latency_ms"],
-                metrics["throughput_per_s"],
-                metrics["energy_mj"],
-                metrics["area_mm2"],
-                metrics["cost_usd"],
-                "knee" if is_knee else "",
-            )
-        )
+        if len(rows) < ROWS or is_knee:
+            rows.append((describe(point["params"]), *(metrics[name] for name in METRICS), "knee" if is_knee else ""))
     if rows:
         shown = f"{len(rows)} of {len(front)} points" if len(rows) < len(front) else f"{len(front)} points"
-        print_table(columns, rows, title=f"Pareto front of {summary['study']}: {shown}", left=3)
+        print_table(("design", *METRICS.values(), ""), rows, title=f"Pareto front of {summary['study']}: {shown}")
 
 
 def _refuse_empty_front(summary: Mapping[str, Any]) -> NoReturn:
@@ -116,12 +113,6 @@ def _refuse_empty_front(summary: Mapping[str, Any]) -> NoReturn:
         f"infeasible, {summary['failed']:,} failed)",
         "; ".join(f"{count:,} x {reason}" for reason, count in reasons[:3]),
     )
-
-
-def count_names(names: list[str]) -> str:
-    """Return `2 x big_core + small_core` for big_core, big_core, small_core."""
-    counts = {name: names.count(name) for name in names}
-    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
 
 
 def _sentence(summary: Mapping[str, Any]) -> str:
