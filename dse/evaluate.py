@@ -1,0 +1,182 @@
+"""Evaluator: one design in full - map it, place its chips, simulate it - as a row of the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiplib import ChipLibrary, System
+from chiplib.chip import Precision
+from chiplib.package import slot_centres
+from dse.cost_table import CostTable, SegmentCosts
+from dse.detail import detail
+from dse.simulate import simulate
+from dse.space import design_id
+from dse.timeline import Timeline
+from solvers import Placement, PlacementProblem, solve_mapping, solve_placement
+from solvers.mapping.problem import Mapping as SegmentMapping
+from solvers.placement.problem import Outline
+
+
+class Unmappable(Exception):
+    """The design has no mapping: the message says which constraint, by how much, and what would meet it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """All that a worker needs to evaluate any design of one study. Costs hold every chip type of the space."""
+
+    costs: Mapping[tuple[Precision, int], SegmentCosts]  # by precision and batch
+    library: ChipLibrary
+    regime: Literal["serial", "pipelined"]
+    inputs: int  # simulated, in the pipelined regime
+    trade_offs: bool  # whether energy matters beside time: map for both ends and the middle
+    deadline_s: float  # of one mapping: a guard, solvers stop by iteration counts
+    seed: int
+
+    def row(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Result row of one design. A failure is a row with its reason, never an exception."""
+        started = time.perf_counter()
+        row: dict[str, Any] = {
+            "design": design_id(params),
+            "params": params,
+            "status": "ok",
+            "reason": "",
+            "points": [],
+        }
+        try:
+            row["points"] = self.points(params)
+        except Unmappable as error:
+            row |= {"status": "infeasible", "reason": str(error)}
+        except Exception as error:  # whatever a plug-in raises: the sweep goes on, the row says why
+            row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        row["wall_s"] = round(time.perf_counter() - started, 6)
+        return row
+
+    def points(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Map for time, for energy and for both; place and simulate each distinct mapping."""
+        table = self._table(params)
+        seed = _seed(self.seed, design_id(dict(params)))
+        found = [self._map(table, params["mapper"], (1.0, 0.0), seed, None)]
+        weights = [(1.0, 0.0)]
+        if self.trade_offs:
+            frugal = self._map(table, params["mapper"], (0.0, 1.0), seed, found[0])
+            balanced = (1.0 / max(found[0].latency_ms, 1e-300), 1.0 / max(frugal.energy_mj, 1e-300))
+            found += [frugal, self._map(table, params["mapper"], balanced, seed, frugal)]
+            weights += [(0.0, 1.0), balanced]
+        points, seen = [], set()
+        for (latency_weight, energy_weight), mapping in zip(weights, found, strict=True):
+            if mapping.assignment.tobytes() in seen:
+                continue
+            seen.add(mapping.assignment.tobytes())
+            placement = place(table, mapping.assignment)
+            timeline = self._simulate(table, mapping.assignment, placement)
+            points.append(
+                {
+                    "metrics": timeline.metrics().as_dict(),
+                    "assignment": mapping.assignment.tolist(),
+                    "site": placement.site.tolist(),
+                    "weights": [latency_weight, energy_weight],
+                    "solver": mapping.solver,
+                    "objective": mapping.objective,
+                    "lower_bound": mapping.lower_bound,
+                    "gap": mapping.gap,
+                    "mapping_status": mapping.status,
+                }
+            )
+        return points
+
+    def detail(self, row: Mapping[str, Any], point: int) -> dict[str, Any]:
+        """One point of a row once more, with everything that a report shows of it (timelines/*.json)."""
+        params, stored = row["params"], row["points"][point]
+        table = self._table(params)
+        assignment = np.asarray(stored["assignment"], np.int64)
+        placement = place(table, assignment)
+        timeline = self._simulate(table, assignment, placement)
+        mapping = {
+            name: stored[key]
+            for name, key in (
+                ("solver", "solver"),
+                ("objective", "objective"),
+                ("lower_bound", "lower_bound"),
+                ("gap", "gap"),
+                ("status", "mapping_status"),
+            )
+        }
+        return {
+            "design": row["design"],
+            "point": point,
+            "params": dict(params),
+            **detail(timeline, table=table, placement=placement, mapping=mapping),
+        }
+
+    def _table(self, params: Mapping[str, Any]) -> CostTable:
+        system = System.build(package=params["package"], chips=params["chips"], library=self.library)
+        return CostTable.of(self.costs[Precision(params["precision"]), params["batch"]], system)
+
+    def _map(
+        self, table: CostTable, mapper: str, weights: tuple[float, float], seed: int, before: SegmentMapping | None
+    ) -> SegmentMapping:
+        mapping = solve_mapping(
+            table.mapping_problem(regime=self.regime, weights=weights),
+            solver=mapper,
+            deadline_s=self.deadline_s,
+            seed=seed,
+            warm_start=None if before is None else before.assignment,
+        )
+        if not len(mapping.assignment):
+            reasons = "; ".join(map(str, mapping.infeasibility))
+            if mapping.status == "infeasible":
+                raise Unmappable(reasons or f"proven infeasible by {mapping.solver}")
+            raise RuntimeError(f"{mapping.solver} found no mapping, and none was proven impossible")
+        return mapping
+
+    def _simulate(self, table: CostTable, assignment: NDArray[np.int64], placement: Placement) -> Timeline:
+        return simulate(
+            table.segments,
+            assignment,
+            table.system,
+            placement,
+            inputs=1 if self.regime == "serial" else self.inputs,
+            regime=self.regime,
+            table=table,
+        )
+
+
+def place(table: CostTable, assignment: NDArray[np.int64], *, solver: str = "grid") -> Placement:
+    """Choose a package slot for each chip so that the bytes of this mapping travel short ways."""
+    system, package = table.system, table.system.package
+    occupied = np.asarray(system.occupied)
+    chip_of_slot = np.full(system.slots, -1)
+    chip_of_slot[occupied] = np.arange(len(occupied))
+    traffic = np.zeros((len(occupied), len(occupied)))
+    source, target = assignment[table.segments.edges].T
+    np.add.at(traffic, (chip_of_slot[source], chip_of_slot[target]), table.segments.edge_bytes)
+    np.fill_diagonal(traffic, 0.0)
+    chips = [system.chips[slot] for slot in occupied]
+    return solve_placement(
+        PlacementProblem(
+            width_mm=np.array([chip.width_mm for chip in chips if chip]),
+            height_mm=np.array([chip.height_mm for chip in chips if chip]),
+            traffic_bytes=traffic,
+            power_w=np.array([chip.tdp_w for chip in chips if chip]),
+            outline=Outline(
+                shape=package.shape, width_mm=package.width_mm, height_mm=package.height_mm, edge_mm=package.edge_mm
+            ),
+            sites=slot_centres(package),
+            spacing_mm=package.spacing_mm,
+            names=tuple(chip.name for chip in chips if chip),
+        ),
+        solver=solver,
+    )
+
+
+def _seed(study_seed: int, design: str) -> int:
+    """A seed a design, the same for any number of workers and any order of evaluation."""
+    return int.from_bytes(hashlib.sha256(f"{study_seed}:{design}".encode()).digest()[:4], "big")

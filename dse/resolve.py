@@ -1,0 +1,197 @@
+"""Resolve: a study's words become arrays - the traced workload, costs of every chip type, all designs, their bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import workloads
+from chiplib import ChipError, ChipLibrary, System
+from chiplib.chip import ChipType, Precision, chip_features
+from chiplib.package import Package, routes
+from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
+from dse.evaluate import Evaluator
+from dse.objectives import ENERGY, TIME, Objectives
+from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
+from dse.search.certified import DesignBounds
+from dse.space import Designs, enumerate_designs
+from solvers.mapping.solver import mapping_solver
+
+if TYPE_CHECKING:
+    from dse.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What a study means: D designs with their bounds, and the evaluator that maps any of them."""
+
+    designs: Designs
+    bounds: DesignBounds
+    possible: NDArray[np.bool_]  # [D]
+    reason: NDArray[np.object_]  # [D] why not possible
+    evaluator: Evaluator
+    workload: dict[str, Any]  # workload.json
+    datasheets: dict[str, Any]  # library.json
+    fingerprint: str  # of everything that the results depend on, the code's version apart
+
+
+def resolve(study: Study, library: ChipLibrary) -> Resolved:
+    """Trace (or fetch) the workload, cost it on every chip type, list the designs and bound them.
+
+    Raises the error of the package that meets a wrong word: an unknown chip, package, workload, model or solver.
+    """
+    designs = enumerate_designs(study.space, library)
+    for name in study.space.mappers:
+        mapping_solver(name)
+    types = [library.chip(name) for name in designs.chips]
+    graph = workloads.load_any(study.workload)
+    segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
+    costs = {
+        (precision, batch): segment_costs(segments, types, model=study.model, precision=precision, batch=batch)
+        for precision in study.space.precisions
+        for batch in study.space.batches
+    }
+    packages = [library.package(name) for name in study.space.packages]
+    planes = _bound_all(study, designs, types, packages, costs)
+    exact, fits, misfit = _exact(study, designs, types, packages)
+    reason = np.where(fits, planes.reason, misfit)
+    workload = workloads.describe_any(study.workload, graph) | {
+        "segments": [asdict(segment) for segment in segments],
+        "segment_edges": [
+            [int(u), int(v), float(size)] for (u, v), size in zip(segments.edges, segments.edge_bytes, strict=True)
+        ],
+    }
+    datasheets = {
+        "chips": [_record(chip) for chip in types],
+        "packages": [_record(package) for package in packages],
+        "links": [_record(link) for link in {package.link.name: package.link for package in packages}.values()],
+    }
+    text = json.dumps([workload, datasheets], sort_keys=True, default=str)
+    return Resolved(
+        designs=designs,
+        bounds=DesignBounds(a=planes.a, b=planes.b, least=planes.least, exact=exact),
+        possible=planes.possible & fits,
+        reason=reason,
+        evaluator=Evaluator(
+            costs=costs,
+            library=library,
+            regime=study.regime,
+            inputs=study.inputs,
+            trade_offs=ENERGY in study.objectives,
+            deadline_s=study.mapping_deadline_s,
+            seed=study.seed,
+        ),
+        workload=workload,
+        datasheets=datasheets,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+    )
+
+
+def _bound_all(
+    study: Study,
+    designs: Designs,
+    types: list[ChipType],
+    packages: list[Package],
+    costs: dict[tuple[Precision, int], SegmentCosts],
+) -> HalfPlanes:
+    """Half-planes of all designs, in the units of the study's objectives (energy and rate a sample)."""
+    parts: list[tuple[NDArray[np.int64], HalfPlanes]] = []
+    for p, package in enumerate(packages):
+        for q, precision in enumerate(study.space.precisions):
+            for r, batch in enumerate(study.space.batches):
+                chosen = np.flatnonzero((designs.package == p) & (designs.precision == q) & (designs.batch == r))
+                type_costs = _type_costs(study, package, types, costs[precision, batch])
+                planes = half_planes(type_costs, designs.counts[chosen], study.regime)
+                parts.append((chosen, _in_objectives(study, planes, batch)))
+    order = np.argsort(np.concatenate([chosen for chosen, _ in parts]), kind="stable")
+    return HalfPlanes(
+        **{
+            name: np.concatenate([getattr(planes, name) for _, planes in parts])[order]
+            for name in ("a", "b", "least", "possible", "reason")
+        }
+    )
+
+
+def _type_costs(study: Study, package: Package, types: list[ChipType], costs: SegmentCosts) -> TypeCosts:
+    between = routes(package)
+    apart = ~np.eye(len(between.hops), dtype=bool)
+    features = chip_features(types, costs.precision)
+    return TypeCosts(
+        latency_ms=costs.latency_ms,
+        energy_mj=costs.energy_mj,
+        allowed=costs.allowed,
+        resident_bytes=resident_bytes(costs.segments, study.regime),
+        workspace_bytes=costs.segments.workspace_bytes,
+        capacity_bytes=features["memory_bytes"],
+        static_w=features["static_w"],
+        edges=costs.segments.edges,
+        edge_bytes=costs.segments.edge_bytes,
+        hop_ms=float(between.latency_ms[apart].min(initial=np.inf)),
+        ms_per_byte=float(between.ms_per_byte[apart].min(initial=np.inf)),
+        mj_per_byte=float(between.mj_per_byte[apart].min(initial=np.inf)),
+    )
+
+
+def _in_objectives(study: Study, planes: HalfPlanes, batch: int) -> HalfPlanes:
+    """From a batch's ms and mJ to what the objectives count; an axis that is no objective is 1 for every design."""
+    # E is a sample's, so b*E_batch = (b*batch)*E; in a pipeline T is a sample's as well
+    a = planes.a * (batch if study.regime == "pipelined" else 1)
+    b = planes.b * batch
+    objectives = Objectives(study.objectives, study.regime)
+    time, energy = TIME[study.regime] in objectives.names, ENERGY in objectives.names
+    if time and energy:
+        return replace(planes, a=a, b=b)
+    one, zero = np.ones(len(a)), np.zeros(len(a))
+    columns = [
+        (a[:, 0], zero, planes.least[:, 0]) if time else (one, zero, np.where(planes.possible, 1.0, np.inf)),
+        (zero, b[:, 1], planes.least[:, 1]) if energy else (zero, one, np.where(planes.possible, 1.0, np.inf)),
+    ]
+    a, b, least = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+    return replace(planes, a=a, b=b, least=least)
+
+
+def _exact(
+    study: Study, designs: Designs, types: list[ChipType], packages: list[Package]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.object_]]:
+    """Exact criteria [D, X] of each design, whether its chips fit the package, and why not."""
+    names = Objectives(study.objectives, study.regime).exact
+    exact = np.ones((len(designs), len(names)))
+    fits = np.ones(len(designs), bool)
+    misfit = np.full(len(designs), "", object)
+    # designs that differ in precision, batch or mapper alone are the same hardware
+    keys = np.column_stack((designs.counts, designs.package))
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    values, good, why = np.ones((len(first), len(names))), np.ones(len(first), bool), np.full(len(first), "", object)
+    for row, index in enumerate(first):
+        counts = designs.counts[index]
+        chips = [types[t] for t in np.flatnonzero(counts) for _ in range(counts[t])]
+        try:
+            system = System.build(package=packages[designs.package[index]], chips=chips)
+        except ChipError as error:
+            good[row], why[row] = False, error.message
+            continue
+        values[row] = [getattr(system, name) for name in names]
+    exact, fits, misfit = values[inverse], good[inverse], why[inverse]
+    return exact, fits, misfit
+
+
+def _record(value: Any) -> dict[str, Any]:
+    """A frozen record as plain JSON data."""
+    return {key: _plain(item) for key, item in asdict(value).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return value
