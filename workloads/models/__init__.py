@@ -1,1 +1,1 @@
-"""models."""
+"""The models of the catalogue: one file a family, and the layers that families share."""
