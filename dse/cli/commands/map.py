@@ -1,0 +1,34 @@
+"""`dse map`: map one workload on one system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dse.cli.design import design_options, map_design
+from dse.cli.output import emit_json, print_table
+
+
+@click.command()
+@design_options
+def command(as_json: bool, **words: Any) -> None:
+    """Map the segments of WORKLOAD on the chips of one package.
+
+    WORKLOAD is a name of the catalogue (see `dse workloads`) or MODULE:FACTORY (see `dse trace`).
+
+    \b
+    Examples:
+      dse map htdemucs --package interposer_2x2 --chips big_core,big_core,small_core
+      dse map resnet18 --package interposer_2x2 --chips big_core,small_core --solver cp_sat --segments 12 --json
+    """
+    design = map_design(**words)
+    if as_json:
+        emit_json(design.as_dict())
+        return
+    columns = ("segment", "layers of", "layers", "slot", "chip", "latency ms", "energy mJ")
+    print_table(columns, design.segment_rows(), title=design.title, left=2)
+    mapping = design.mapping
+    time = "latency" if design.regime == "serial" else "period"
+    click.echo(f"{time} {mapping.latency_ms:.5g} ms, energy {mapping.energy_mj:.5g} mJ (without link contention).")
+    click.echo(design.proof())

@@ -1,0 +1,104 @@
+"""`dse simulate`: map one workload on one system, place the chips, and simulate it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dse.cli.design import MappedDesign, design_options, map_design
+from dse.cli.output import emit_json, print_table
+
+if TYPE_CHECKING:
+    from dse.timeline import Timeline
+    from solvers.placement.problem import Placement
+
+UNITS = {
+    "latency_ms": "ms",
+    "throughput_per_s": "samples/s",
+    "energy_mj": "mJ",
+    "peak_memory_mb": "MB on the fullest chip",
+    "area_mm2": "mm2 of silicon",
+    "cost_usd": "USD",
+    "power_w": "W, mean",
+    "utilisation": "busy time of a chip, mean",
+    "contention_ms": "ms of the latency is waiting for links",
+}
+
+
+@click.command()
+@design_options
+@click.option("--inputs", type=click.IntRange(min=1), help="Inputs (batches).  [default: 1 serial, 32 pipelined]")
+@click.option(
+    "--regime",
+    type=click.Choice(["serial", "pipelined"]),
+    help="One input at a time, or a stream.  [default: that of the objective]",
+)
+@click.option("--no-contention", is_flag=True, help="Links carry any number of transfers at a time.")
+def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any) -> None:
+    """Map WORKLOAD as `dse map` does, place its chips, and simulate it with link contention.
+
+    \b
+    Examples:
+      dse simulate htdemucs --package interposer_2x2 --chips big_core,small_core
+      dse simulate resnet18 --package interposer_2x2 --chips big_core,big_core --objective throughput --inputs 64
+    """
+    from dse.evaluate import place
+    from dse.simulate import simulate
+
+    design = map_design(**words)
+    table, assignment = design.table, design.mapping.assignment
+    placement = place(table, assignment)
+    inputs = inputs or (1 if design.regime == "serial" else 32)
+    timeline = simulate(
+        table.segments,
+        assignment,
+        table.system,
+        placement,
+        inputs=inputs,
+        regime=design.regime,
+        contention=not no_contention,
+        table=table,
+    )
+    answer = _answer(design, timeline, placement, inputs, not no_contention)
+    if as_json:
+        emit_json(answer)
+        return
+    metrics = [(name, answer["metrics"][name], unit) for name, unit in UNITS.items()]
+    print_table(("metric", "value", "unit"), metrics, title=f"{design.title}, {design.regime}, {inputs} inputs")
+    print_table(
+        ("chip", "slot", "x mm", "y mm", "busy ms", "utilisation", "peak memory MB"),
+        [tuple(slot[key] for key in SLOT_KEYS) for slot in answer["slots"]],
+        title="Chips",
+    )
+    click.echo(design.proof())
+
+
+SLOT_KEYS = ("chip", "slot", "x_mm", "y_mm", "busy_ms", "utilisation", "peak_memory_mb")
+
+
+def _answer(
+    design: MappedDesign, timeline: Timeline, placement: Placement, inputs: int, contention: bool
+) -> dict[str, Any]:
+    slots = []
+    for position, (slot, chip) in enumerate(
+        (slot, chip) for slot, chip in enumerate(design.table.system.chips) if chip is not None
+    ):
+        busy_ms = float(timeline.slot_busy_ms[slot])
+        values = (
+            chip.name,
+            int(placement.site[position]),
+            float(placement.x_mm[position]),
+            float(placement.y_mm[position]),
+            busy_ms,
+            busy_ms / timeline.makespan_ms,
+            float(timeline.peak_memory_bytes[slot]) / 1e6,
+        )
+        slots.append(dict(zip(SLOT_KEYS, values, strict=True)))
+    return design.as_dict() | {
+        "inputs": inputs,
+        "contention": contention,
+        "makespan_ms": timeline.makespan_ms,
+        "metrics": timeline.metrics().as_dict(),
+        "slots": slots,
+    }

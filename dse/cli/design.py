@@ -1,0 +1,196 @@
+"""One design from the command line: a workload on named chips in a package, mapped. Shared by `map` and `simulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from dse.cli.app import InputError
+
+if TYPE_CHECKING:
+    from dse.cost_table import CostTable
+    from solvers.mapping.problem import Mapping, Regime
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OPTIONS = (
+    click.argument("workload"),
+    click.option("--package", required=True, help="A package of the library: see `dse systems`."),
+    click.option("--chips", required=True, help="Chips in slot order, joined by commas: big_core,big_core,small_core."),
+    click.option("--library", default="chiplets", show_default=True, help="Name or YAML file of a chip library."),
+    click.option("--solver", default="local_search", show_default=True, help="Mapping solver."),
+    click.option(
+        "--objective",
+        type=click.Choice(["latency", "energy", "throughput"]),
+        default="latency",
+        show_default=True,
+        help="What to make best; throughput is that of a stream of inputs.",
+    ),
+    click.option("--precision", default="fp16", show_default=True, help="fp32, tf32, fp16, fp8 or int8."),
+    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples an input."),
+    click.option("--model", default="roofline", show_default=True, help="Layer cost model."),
+    click.option("--segments", "count", type=click.IntRange(min=1), help="Cut the layers into so many segments."),
+    click.option("--segment-size", type=click.IntRange(min=1), help="Layers a segment.  [default: 4]"),
+    click.option("--depth", type=click.IntRange(min=1), help="One segment a module at this depth of the model."),
+    click.option(
+        "--deadline", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds."
+    ),
+    click.option("--contiguous", is_flag=True, help="Each chip gets one run of consecutive segments."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the solver."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+)
+
+
+def design_options(command: Command) -> Command:
+    """Give a command the argument WORKLOAD and the options that say which design, and how to map it."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedDesign:
+    """A workload mapped on a system, and the words that it was asked for with."""
+
+    workload: str
+    package: str
+    chips: tuple[str, ...]
+    precision: str
+    batch: int
+    contiguous: bool
+    table: CostTable
+    mapping: Mapping
+    regime: Regime
+
+    @property
+    def title(self) -> str:
+        """Return the design in a few words."""
+        from dse.space import describe
+
+        return f"{self.workload} on " + describe(
+            {"chips": list(self.chips), "package": self.package, "precision": self.precision, "batch": self.batch}
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer of --json: the design, the mapping with its proof, and what each segment costs."""
+        mapping = self.mapping
+        return {
+            "workload": self.workload,
+            "package": self.package,
+            "chips": self.chips,
+            "precision": self.precision,
+            "batch": self.batch,
+            "contiguous": self.contiguous,
+            "regime": self.regime,
+            "solver": mapping.solver,
+            "objective": mapping.objective,
+            "lower_bound": mapping.lower_bound,
+            "gap": mapping.gap,
+            "status": mapping.status,
+            "wall_s": mapping.wall_s,
+            "latency_ms": mapping.latency_ms,
+            "energy_mj": mapping.energy_mj,
+            "assignment": mapping.assignment,
+            "segments": [dict(zip(SEGMENT_KEYS, row, strict=True)) for row in self.segment_rows()],
+        }
+
+    def segment_rows(self) -> list[tuple[object, ...]]:
+        """Return a row of SEGMENT_KEYS for each segment."""
+        table, rows = self.table, []
+        for segment, slot in zip(table.segments, self.mapping.assignment.tolist(), strict=True):
+            rows.append(
+                (
+                    segment.id,
+                    segment.name,
+                    len(segment.layer_indices),
+                    slot,
+                    self.chips[slot],
+                    float(table.latency_ms[segment.id, slot]),
+                    float(table.energy_mj[segment.id, slot]),
+                )
+            )
+        return rows
+
+    def proof(self) -> str:
+        """Return how good the mapping is, in a sentence."""
+        mapping = self.mapping
+        gap = "proven optimal" if mapping.status == "optimal" else f"gap {100 * mapping.gap:.3g} %"
+        return (
+            f"{mapping.solver}: objective {mapping.objective:.6g}, lower bound {mapping.lower_bound:.6g}, {gap}, "
+            f"{mapping.wall_s:.2f} s."
+        )
+
+
+SEGMENT_KEYS = ("id", "name", "layers", "slot", "chip", "latency_ms", "energy_mj")
+
+
+def map_design(
+    *,
+    workload: str,
+    package: str,
+    chips: str,
+    library: str,
+    solver: str,
+    objective: str,
+    precision: str,
+    batch: int,
+    model: str,
+    count: int | None,
+    segment_size: int | None,
+    depth: int | None,
+    deadline: float,
+    contiguous: bool,
+    seed: int,
+    regime: Regime | None = None,
+) -> MappedDesign:
+    """Trace, cost and map. Raises the error of the package that meets a wrong word, InputError where nothing fits."""
+    import chiplib
+    import solvers
+    import workloads
+    from dse.cost_table import cost_table
+
+    ways = {"count": count, "segment_size": segment_size, "depth": depth}
+    given = {name: value for name, value in ways.items() if value is not None}
+    if len(given) > 1:
+        raise click.UsageError("--segments, --segment-size and --depth exclude each other")
+    names = tuple(name.strip() for name in chips.split(",") if name.strip())
+    system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
+    segments = workloads.build_segments(workloads.load_any(workload), **(given or {"segment_size": 4}))
+    table = cost_table(segments, system, model=model, precision=precision, batch=batch)
+    problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
+    mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
+    design = MappedDesign(
+        workload=workload,
+        package=package,
+        chips=names,
+        precision=precision,
+        batch=batch,
+        contiguous=contiguous,
+        table=table,
+        mapping=mapping,
+        regime=problem.regime,
+    )
+    if not len(mapping.assignment):
+        _refuse(design)
+    return design
+
+
+def _refuse(design: MappedDesign) -> NoReturn:
+    """Raise InputError: which constraint, by how much, and what would satisfy it."""
+    reasons = design.mapping.infeasibility
+    if not reasons:
+        raise InputError(
+            f"{design.title}: {design.mapping.solver} found no mapping until its deadline",
+            "a longer --deadline, another --solver, or fewer segments",
+        )
+    refusals = [str(refusal) for refusal in design.table.costs.refusals]
+    message = "; ".join(
+        f"{r.constraint} of {r.subject}: needs {r.demand:,.4g} {r.unit}, has {r.bound:,.4g} {r.unit}, "
+        f"{r.gap:,.4g} {r.unit} too little"
+        for r in reasons
+    )
+    levers = dict.fromkeys(lever for reason in reasons for lever in reason.levers)
+    raise InputError(f"{design.title} cannot be mapped: {message}", ", or ".join([*levers, *refusals[:3]]))
