@@ -1,11 +1,20 @@
-"""Timeline: what ran where, when."""
+"""Timeline: what ran where, when, and the metrics that follow from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dse.metrics import Metrics
+from dse.residency import live_memory
+from solvers.mapping.problem import Regime
+
+if TYPE_CHECKING:
+    from dse.cost_table import CostTable
 
 SPAN = np.dtype([("segment", "i8"), ("slot", "i8"), ("input", "i8"), ("start_ms", "f8"), ("end_ms", "f8")])
 TRANSFER = np.dtype(
@@ -13,16 +22,148 @@ TRANSFER = np.dtype(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergySplit:
+    """Energy of one input (batch), mJ."""
+
+    dynamic_mj: float  # chips: operations and memory
+    links_mj: float
+    static_mj: float  # of all chips of the system, over the time that one input takes up
+
+    @property
+    def total_mj(self) -> float:
+        """Sum of the parts."""
+        return self.dynamic_mj + self.links_mj + self.static_mj
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
     """Spans of compute [n] and of transfers [m] between slots, and what follows from them.
 
     A transfer's span is the time during which it holds its links and its bytes are under way, hop latency included.
+    Spans are ordered by input, then segment; transfers by input, then edge. Slots are those of the system; the chip of
+    slot s lies in package slot `site_of_slot[s]`, between which the links run.
     """
 
-    compute: NDArray[np.void]  # SPAN [n]
-    transfers: NDArray[np.void]  # TRANSFER [m]
+    compute: NDArray[np.void]  # SPAN [inputs x K]
+    transfers: NDArray[np.void]  # TRANSFER [inputs x cut edges]
     makespan_ms: float
-    slot_busy_ms: NDArray[np.float64]  # [S]
-    link_busy_ms: NDArray[np.float64]  # [L]
-    peak_memory_bytes: NDArray[np.float64]  # [S] weights + live activations
+    table: CostTable
+    assignment: NDArray[np.int64]  # [K]
+    site_of_slot: NDArray[np.int64]  # [S], -1 where empty
+    regime: Regime
+    inputs: int
+    window: int  # inputs in flight at most
+    begin_ms: NDArray[np.float64]  # [inputs] start of the first segment
+    complete_ms: NDArray[np.float64]  # [inputs] end of the last
+    begin_without_contention_ms: NDArray[np.float64]  # [inputs]
+    complete_without_contention_ms: NDArray[np.float64]  # [inputs]
+    period_bound_ms: float  # load of the busiest resource by one input: no steady stream is faster
+
+    @cached_property
+    def cut_edges(self) -> NDArray[np.int64]:
+        """Edges between slots, in number order."""
+        producer, consumer = self.table.segments.edges.T
+        return np.flatnonzero(self.assignment[producer] != self.assignment[consumer])
+
+    @cached_property
+    def cut_route(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Package slots from and to which each of the cut edges runs."""
+        producer, consumer = self.table.segments.edges[self.cut_edges].T
+        return self.site_of_slot[self.assignment[producer]], self.site_of_slot[self.assignment[consumer]]
+
+    @cached_property
+    def slot_busy_ms(self) -> NDArray[np.float64]:
+        """[S] time for which each slot computes."""
+        busy = np.zeros(len(self.site_of_slot))
+        np.add.at(busy, self.compute["slot"], self.compute["end_ms"] - self.compute["start_ms"])
+        return busy
+
+    @cached_property
+    def link_busy_ms(self) -> NDArray[np.float64]:
+        """[L] time for which each directed link of the package is held."""
+        routes = self.table.system.routes
+        held = self.table.segments.edge_bytes[self.cut_edges] * routes.ms_per_byte[self.cut_route]
+        busy: NDArray[np.float64] = held @ routes.uses_link[self.cut_route].astype(np.float64)
+        return self.inputs * busy
+
+    @cached_property
+    def link_bytes(self) -> NDArray[np.float64]:
+        """[L] bytes that each directed link carries, all inputs together."""
+        carried = self.table.segments.edge_bytes[self.cut_edges]
+        load: NDArray[np.float64] = carried @ self.table.system.routes.uses_link[self.cut_route].astype(np.float64)
+        return self.inputs * load
+
+    @cached_property
+    def memory(self) -> NDArray[np.void]:
+        """MEMORY events, ordered by slot and time: live bytes from that instant on."""
+        return live_memory(self)
+
+    @cached_property
+    def peak_memory_bytes(self) -> NDArray[np.float64]:
+        """[S] the most that each slot ever holds: weights + live activations."""
+        peak = np.zeros(len(self.site_of_slot))
+        np.maximum.at(peak, self.memory["slot"], self.memory["bytes"])
+        return peak
+
+    @cached_property
+    def period_ms(self) -> float:
+        """Time that one input (batch) takes up: its latency (serial), or one over the steady rate (pipelined).
+
+        The rate of a pipeline is taken between completions after the first `window` (half of all, where there are
+        fewer) inputs; as work done before the first of them can flatter it, it is never more than
+        1 / `period_bound_ms`.
+        """
+        if self.regime == "serial" or self.inputs == 1:
+            return float(self.complete_ms[0] - self.begin_ms[0])
+        complete, warm = np.sort(self.complete_ms), self._warm
+        return max(float(complete[-1] - complete[warm]) / (self.inputs - 1 - warm), self.period_bound_ms)
+
+    @cached_property
+    def latency_ms(self) -> float:
+        """Start to end of one input: alone (serial), or the mean over the full pipeline."""
+        return _mean_latency(self.begin_ms, self.complete_ms, self._warm)
+
+    @cached_property
+    def latency_without_contention_ms(self) -> float:
+        """What `latency_ms` would be if links carried any number of transfers at a time."""
+        return _mean_latency(self.begin_without_contention_ms, self.complete_without_contention_ms, self._warm)
+
+    @cached_property
+    def energy(self) -> EnergySplit:
+        """Energy of one input, by where it goes."""
+        table = self.table
+        moved = table.segments.edge_bytes[self.cut_edges] * table.system.routes.mj_per_byte[self.cut_route]
+        return EnergySplit(
+            dynamic_mj=float(table.energy_mj[np.arange(len(self.assignment)), self.assignment].sum()),
+            links_mj=float(moved.sum()),
+            static_mj=float(table.system.static_w * self.period_ms),  # W x ms = mJ
+        )
+
+    def metrics(self) -> Metrics:
+        """Return the scalars of this design. Utilisation is the mean over all chips of the system."""
+        system, period_ms = self.table.system, self.period_ms
+        energy_mj = self.energy.total_mj
+        chips = self.site_of_slot >= 0
+        return Metrics(
+            latency_ms=self.latency_ms,
+            throughput_per_s=1e3 * self.table.segments.batch / period_ms,
+            energy_mj=energy_mj,
+            peak_memory_mb=float(self.peak_memory_bytes.max()) / 1e6,
+            area_mm2=float(system.area_mm2),
+            cost_usd=float(system.cost_usd),
+            power_w=energy_mj / period_ms,  # mJ / ms = W
+            utilisation=float((self.slot_busy_ms[chips] / self.makespan_ms).mean()),
+            contention_ms=self.latency_ms - self.latency_without_contention_ms,
+        )
+
+    @property
+    def _warm(self) -> int:
+        """Inputs that fill the pipe, left out of means and rates."""
+        return 0 if self.regime == "serial" else min(self.window, (self.inputs - 1) // 2)
+
+
+def _mean_latency(begin_ms: NDArray[np.float64], complete_ms: NDArray[np.float64], warm: int) -> float:
+    if warm == 0 and len(begin_ms) == 1:
+        return float(complete_ms[0] - begin_ms[0])
+    return float((complete_ms - begin_ms)[warm:].mean())

@@ -1,0 +1,291 @@
+"""CostTable: what each segment costs on each slot of a system, and the mapping problem that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiplib.chip import ChipType, Precision, chip_features
+from dse.errors import DseError
+from dse.proxy.model import Bound, LayerCosts, cost_model
+from solvers.mapping.problem import MappingProblem, Regime
+
+if TYPE_CHECKING:
+    from chiplib.system import System
+    from workloads.segments import SegmentGraph
+
+Objective = Literal["latency", "energy", "throughput"]
+Reduction = Literal["sum", "max"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a segment cannot run on a chip."""
+
+    chip: str
+    segment: int | None  # None: no segment can
+    layer: str  # empty: no layer can
+    reason: str
+
+    def __str__(self) -> str:
+        where = "" if self.segment is None else f" segment {self.segment}, layer {self.layer}:"
+        return f"{self.chip}:{where} {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmentCosts:
+    """What K segments cost on T chip types at one precision and batch. Infinite where not allowed."""
+
+    segments: SegmentGraph  # at that precision and batch
+    chips: tuple[ChipType, ...]  # [T], names differ
+    precision: Precision
+    model: str
+    features: NDArray[np.void]  # [T] CHIP_FEATURES
+    layers: LayerCosts  # [N, T]
+    latency_ms: NDArray[np.float64]  # [K, T]
+    energy_mj: NDArray[np.float64]  # [K, T] dynamic
+    allowed: NDArray[np.bool_]  # [K, T]
+    refusals: tuple[Refusal, ...]  # every reason for what is not allowed
+
+    @cached_property
+    def column(self) -> dict[str, int]:
+        """Chip name -> its column."""
+        return {chip.name: index for index, chip in enumerate(self.chips)}
+
+    @cached_property
+    def with_empty(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Latency, energy and allowed [K, T + 1], the last column that of a slot without a chip."""
+        never = np.full((len(self.latency_ms), 1), np.inf)
+        return (
+            np.hstack([self.latency_ms, never]),
+            np.hstack([self.energy_mj, never]),
+            np.hstack([self.allowed, np.zeros_like(never, np.bool_)]),
+        )
+
+    @cached_property
+    def bound_ms(self) -> NDArray[np.float64]:
+        """[3, K, T] summed time of the layers that each Bound limits."""
+        starts = _first_layers(self.segments)
+        parts = [np.where(self.layers.bound == code, self.layers.latency_ms, 0.0) for code in Bound]
+        return np.stack([np.add.reduceat(part, starts, axis=0) for part in parts])
+
+    @cached_property
+    def bound(self) -> NDArray[np.int8]:
+        """[K, T] the Bound that takes most of a segment's time."""
+        largest: NDArray[np.int8] = np.argmax(self.bound_ms, axis=0).astype(np.int8)
+        return largest
+
+    @cached_property
+    def input_bytes(self) -> NDArray[np.float64]:
+        """[K] what a segment reads of others, all its edges together."""
+        total = np.zeros(len(self.segments))
+        np.add.at(total, self.segments.edges[:, 1], self.segments.edge_bytes)
+        return total
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CostTable:
+    """What K segments cost on the S slots of a system. Empty slots are not allowed, and cost infinitely much."""
+
+    costs: SegmentCosts
+    system: System
+    type_of_slot: NDArray[np.int64]  # [S] column of `costs`; T where the slot is empty
+    latency_ms: NDArray[np.float64]  # [K, S]
+    energy_mj: NDArray[np.float64]  # [K, S] dynamic
+    allowed: NDArray[np.bool_]  # [K, S]
+
+    @classmethod
+    def of(cls, costs: SegmentCosts, system: System) -> CostTable:
+        """Gather the columns of a system from costs that hold all of its chip types.
+
+        Raises DseError where a chip of the system is not among them.
+        """
+        empty = len(costs.chips)
+        columns = [empty if chip is None else costs.column.get(chip.name, -1) for chip in system.chips]
+        if -1 in columns:
+            chip = system.chips[columns.index(-1)]
+            raise DseError(
+                f"chip {chip.name if chip else ''!r} of the system has no costs",
+                f"costs were computed for {', '.join(costs.column)}",
+            )
+        types = np.array(columns, np.int64)
+        latency_ms, energy_mj, allowed = costs.with_empty
+        return cls(
+            costs=costs,
+            system=system,
+            type_of_slot=types,
+            latency_ms=latency_ms[:, types],
+            energy_mj=energy_mj[:, types],
+            allowed=allowed[:, types],
+        )
+
+    def why_not(self, segment: int, slot: int) -> str:
+        """Say why a segment is not allowed on a slot."""
+        chip = self.system.chips[slot]
+        if chip is None:
+            return "the slot is empty"
+        reasons = [str(r) for r in self.costs.refusals if r.chip == chip.name and r.segment in (None, segment)]
+        return "; ".join(reasons)
+
+    @property
+    def segments(self) -> SegmentGraph:
+        """The segments, at the precision and batch of the costs."""
+        return self.costs.segments
+
+    def mapping_problem(
+        self,
+        objective: Objective = "latency",
+        *,
+        regime: Regime | None = None,
+        weights: tuple[float, float] | None = None,
+        contiguous: bool = False,
+    ) -> MappingProblem:
+        """State the mapping of these segments on this system as arrays.
+
+        `latency` is the time of one input (serial), `throughput` the load of the busiest resource (pipelined),
+        `energy` that of one input in `regime` (serial unless given). `weights` (of time, of energy) take the place of
+        the objective's own.
+
+        Raises DseError where the objective is unknown or does not go with the regime.
+        """
+        if objective not in ("latency", "energy", "throughput"):
+            raise DseError(f"no mapping objective is called {objective!r}", "one of latency, energy, throughput")
+        own: Regime = "pipelined" if objective == "throughput" else "serial"
+        if regime is not None and objective != "energy" and weights is None and regime != own:
+            raise DseError(f"objective {objective!r} is of the {own} regime, not {regime!r}", f"regime: {own}")
+        resolved = regime or own
+        latency_weight, energy_weight = weights or ((0.0, 1.0) if objective == "energy" else (1.0, 0.0))
+        segments, routes = self.segments, self.system.routes
+        return MappingProblem(
+            compute_ms=self.latency_ms,
+            energy_mj=self.energy_mj,
+            edges=segments.edges,
+            edge_bytes=segments.edge_bytes,
+            route_latency_ms=routes.latency_ms,
+            route_ms_per_byte=routes.ms_per_byte,
+            route_mj_per_byte=routes.mj_per_byte,
+            route_links=routes.uses_link,
+            resident_bytes=resident_bytes(segments, resolved),
+            workspace_bytes=segments.workspace_bytes,
+            capacity_bytes=self.system.capacity_bytes,
+            allowed=self.allowed,
+            static_w=self.system.static_w,
+            regime=resolved,
+            latency_weight=latency_weight,
+            energy_weight=energy_weight,
+            contiguous=contiguous,
+        )
+
+
+def segment_costs(
+    segments: SegmentGraph,
+    chips: Sequence[ChipType],
+    *,
+    model: str = "roofline",
+    precision: Precision | str = Precision.FP16,
+    batch: int = 1,
+    reduce: Reduction = "sum",
+) -> SegmentCosts:
+    """Cost every segment on every chip type, at one precision and batch, in one call of the layer cost model.
+
+    `segments` are as traced; their bytes and operations are scaled here. A segment's latency is the sum of its
+    layers' (`reduce="max"`: the largest, layers of a segment running side by side); its energy always the sum.
+    A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a layer
+    breaks. Duplicate chip types count once.
+
+    Raises DseError for an unknown model, precision or reduction, or where two different chips share a name.
+    """
+    precision = as_precision(precision)
+    if reduce not in ("sum", "max"):
+        raise DseError(f"no reduction is called {reduce!r}", "sum or max")
+    unique: dict[str, ChipType] = {}
+    for chip in chips:
+        if unique.setdefault(chip.name, chip) != chip:
+            raise DseError(f"two different chips are called {chip.name!r}", "give each chip type its own name")
+    types = tuple(unique.values())
+    scaled = segments.at(batch=batch, float_bytes=precision.bytes)
+    features = chip_features(types, precision)
+    layers = cost_model(model).predict(scaled.features, features, precision=precision)
+    starts = _first_layers(scaled)
+    latency_ms = (np.add if reduce == "sum" else np.maximum).reduceat(layers.latency_ms, starts, axis=0)
+    energy_mj = np.add.reduceat(layers.energy_mj, starts, axis=0)
+    allowed, refusals = _deployable(scaled, types, precision)
+    latency_ms[~allowed] = np.inf
+    energy_mj[~allowed] = np.inf
+    return SegmentCosts(
+        segments=scaled,
+        chips=types,
+        precision=precision,
+        model=model,
+        features=features,
+        layers=layers,
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        allowed=allowed,
+        refusals=refusals,
+    )
+
+
+def cost_table(
+    segments: SegmentGraph,
+    system: System,
+    *,
+    model: str = "roofline",
+    precision: Precision | str = Precision.FP16,
+    batch: int = 1,
+) -> CostTable:
+    """Cost every segment on every slot of one system; see `segment_costs` for what is computed and raised.
+
+    For many systems compute `segment_costs` once for all chip types, then `CostTable.of(costs, system)` each.
+    """
+    chips = [chip for chip in system.chips if chip is not None]
+    return CostTable.of(segment_costs(segments, chips, model=model, precision=precision, batch=batch), system)
+
+
+def resident_bytes(segments: SegmentGraph, regime: Regime) -> NDArray[np.float64]:
+    """Return what each segment [K] keeps in its slot's memory: its weights and its boundary outputs.
+
+    Outputs count twice in a pipeline: one buffer is written while the other is read.
+    """
+    buffers = 2.0 if regime == "pipelined" else 1.0
+    resident: NDArray[np.float64] = segments.weight_bytes + buffers * segments.output_bytes
+    return resident
+
+
+def as_precision(value: Precision | str) -> Precision:
+    """Return the precision of that name. Raises DseError where there is none."""
+    try:
+        return Precision(value)
+    except ValueError:
+        raise DseError(f"no precision is called {value!r}", f"one of {', '.join(Precision)}") from None
+
+
+def _first_layers(segments: SegmentGraph) -> NDArray[np.int64]:
+    """Index of each segment's first layer; the layers of a segment are consecutive."""
+    return np.searchsorted(segments.segment_of_layer, np.arange(len(segments)))
+
+
+def _deployable(
+    segments: SegmentGraph, chips: Sequence[ChipType], precision: Precision
+) -> tuple[NDArray[np.bool_], tuple[Refusal, ...]]:
+    """Which segments each chip can run, [K, T], and every reason for what it cannot."""
+    from chiplib.rules import broken_rules
+
+    layers, segment_of_layer = segments.graph.layers, segments.segment_of_layer
+    allowed = np.ones((len(segments), len(chips)), np.bool_)
+    refusals: list[Refusal] = []
+    for column, chip in enumerate(chips):
+        if not chip.supports(precision):
+            allowed[:, column] = False
+            reason = f"no {precision} peak on its datasheet, which gives {', '.join(chip.peak_flops)}"
+            refusals.append(Refusal(chip=chip.name, segment=None, layer="", reason=reason))
+        for index, reason in broken_rules(chip, layers) if chip.rules or chip.missing_operators else ():
+            segment = int(segment_of_layer[index])
+            allowed[segment, column] = False
+            refusals.append(Refusal(chip=chip.name, segment=segment, layer=layers[index].name, reason=reason))
+    return allowed, tuple(refusals)
