@@ -105,7 +105,7 @@ def evaluate(problem: MappingProblem, assignments: NDArray[np.int64]) -> Evaluat
     energy_mj += (problem.edge_bytes * problem.route_mj_per_byte[source, target]).sum(axis=1)
     if problem.static_w:
         energy_mj += problem.static_w * latency_ms
-    feasible: NDArray[np.bool_] = problem.allowed[columns, a].all(axis=1)
+    feasible = np.logical_and.reduce(problem.allowed[columns, a], axis=1)
     feasible &= (memory_bytes(problem, a) <= problem.capacity_bytes).all(axis=1)
     if problem.contiguous:
         runs = 1 + (np.diff(a, axis=1) != 0).sum(axis=1)

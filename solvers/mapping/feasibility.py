@@ -15,9 +15,11 @@ def runnable(problem: MappingProblem) -> NDArray[np.bool_]:
     return problem.allowed & (need[:, None] <= problem.capacity_bytes)
 
 
-def room_bytes(problem: MappingProblem) -> NDArray[np.float64]:
-    """Return [S]: an upper bound on the resident bytes of slot s, its least workspace taken off; 0 where unusable."""
-    runs = runnable(problem)
+def room_bytes(problem: MappingProblem, runs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return [S]: an upper bound on the resident bytes of slot s, its least workspace taken off; 0 where unusable.
+
+    `runs` [K, S] is what `runnable` returns.
+    """
     least_workspace = np.where(runs, problem.workspace_bytes[:, None], np.inf).min(axis=0, initial=np.inf)
     return np.where(runs.any(axis=0), problem.capacity_bytes - least_workspace, 0.0)
 
@@ -70,7 +72,7 @@ def _too_large(problem: MappingProblem, k: int, need: float) -> Infeasibility:
 
 def _shortage(problem: MappingProblem, runs: NDArray[np.bool_]) -> Infeasibility | None:
     """Return the set of slots that is shortest of memory for what can run nowhere else, or None."""
-    room = room_bytes(problem)
+    room = room_bytes(problem, runs)
     resident = problem.resident_bytes
     # Segments with the same slots are one node; a set of such classes needs all that its slots offer together.
     patterns, group = np.unique(runs, axis=0, return_inverse=True)

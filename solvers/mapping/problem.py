@@ -79,6 +79,22 @@ class MappingProblem:
             values = getattr(self, name)[self.allowed]
             if not (np.isfinite(values).all() and (values >= 0).all()):
                 raise SolverError(f"{name} has a negative or non-finite value where the segment is allowed")
+        for name in (
+            "edge_bytes",
+            "route_latency_ms",
+            "route_ms_per_byte",
+            "route_mj_per_byte",
+            "resident_bytes",
+            "workspace_bytes",
+            "capacity_bytes",
+        ):
+            values = getattr(self, name)
+            if values.size and not (values.min() >= 0 and np.isfinite(values.max())):
+                raise SolverError(f"{name} has a negative or non-finite value", "zero or more")
+            if name.startswith("route") and values.diagonal().any():
+                raise SolverError(f"{name} is not zero on its diagonal", "a slot reaches itself at no cost")
+        if not (np.isfinite(self.static_w) and self.static_w >= 0):
+            raise SolverError(f"static_w is {self.static_w}", "zero or more")
         if self.latency_weight < 0 or self.energy_weight < 0 or self.latency_weight + self.energy_weight == 0:
             raise SolverError(
                 f"weights ({self.latency_weight}, {self.energy_weight}) do not make an objective",

@@ -1,0 +1,141 @@
+"""A problem as numba takes it, and the evaluation of one mapping; loaded only when a solver runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from solvers.mapping.feasibility import room_bytes, runnable
+from solvers.mapping.problem import MappingProblem
+
+
+class Arrays(NamedTuple):
+    """A MappingProblem for compiled code: edges sorted by target, zeros (never inf or nan) where a cell is not ok."""
+
+    ok: NDArray[np.bool_]  # [K, S] allowed, and fits there alone
+    compute: NDArray[np.float64]  # [K, S]
+    energy: NDArray[np.float64]  # [K, S]
+    first: NDArray[np.int64]  # [K + 1] edges first[k]:first[k + 1] end in segment k
+    source: NDArray[np.int64]  # [E]
+    size: NDArray[np.float64]  # [E] bytes
+    latency: NDArray[np.float64]  # [S, S]
+    per_byte: NDArray[np.float64]  # [S, S] ms
+    mj_per_byte: NDArray[np.float64]  # [S, S]
+    hop_first: NDArray[np.int64]  # [S * S + 1] links hop[hop_first[p * S + q]:...] lie on the route p -> q
+    hop: NDArray[np.int64]
+    links: int
+    resident: NDArray[np.float64]  # [K]
+    workspace: NDArray[np.float64]  # [K]
+    capacity: NDArray[np.float64]  # [S]
+    room: NDArray[np.float64]  # [S] upper bound on resident bytes, at most their total
+    static_w: float
+    serial: bool
+    contiguous: bool
+
+
+def arrays(problem: MappingProblem) -> Arrays:
+    """Return the problem as compiled code takes it."""
+    ok = runnable(problem)
+    order = np.argsort(problem.edges[:, 1], kind="stable")
+    first = np.zeros(problem.segments + 1, dtype=np.int64)
+    np.cumsum(np.bincount(problem.edges[:, 1], minlength=problem.segments), out=first[1:])
+    uses = problem.route_links.reshape(problem.slots**2, -1)
+    hop_first = np.zeros(len(uses) + 1, dtype=np.int64)
+    np.cumsum(uses.sum(axis=1), out=hop_first[1:])
+    return Arrays(
+        ok=ok,
+        compute=np.where(ok, problem.compute_ms, 0.0),
+        energy=np.where(ok, problem.energy_mj, 0.0),
+        first=first,
+        source=np.ascontiguousarray(problem.edges[order, 0], dtype=np.int64),
+        size=np.ascontiguousarray(problem.edge_bytes[order], dtype=np.float64),
+        latency=np.ascontiguousarray(problem.route_latency_ms, dtype=np.float64),
+        per_byte=np.ascontiguousarray(problem.route_ms_per_byte, dtype=np.float64),
+        mj_per_byte=np.ascontiguousarray(problem.route_mj_per_byte, dtype=np.float64),
+        hop_first=hop_first,
+        hop=np.nonzero(uses)[1].astype(np.int64),
+        links=int(problem.route_links.shape[-1]),
+        resident=np.ascontiguousarray(problem.resident_bytes, dtype=np.float64),
+        workspace=np.ascontiguousarray(problem.workspace_bytes, dtype=np.float64),
+        capacity=np.ascontiguousarray(problem.capacity_bytes, dtype=np.float64),
+        room=np.minimum(room_bytes(problem, ok), problem.resident_bytes.sum()),
+        static_w=float(problem.static_w),
+        serial=problem.regime == "serial",
+        contiguous=bool(problem.contiguous),
+    )
+
+
+@njit(cache=True)
+def time_and_energy(a, x, end, busy, load):  # type: ignore[no-untyped-def]
+    """Return T and dynamic energy of mapping x [K]; end [K], busy [S], load [L] are room to work in."""
+    segments = x.shape[0]
+    slots = a.capacity.shape[0]
+    busy[:] = 0.0
+    load[:] = 0.0
+    energy = 0.0
+    time = 0.0
+    for k in range(segments):
+        q = x[k]
+        start = busy[q] if a.serial else 0.0
+        for e in range(a.first[k], a.first[k + 1]):
+            i = a.source[e]
+            p = x[i]
+            if p == q:
+                if a.serial:
+                    start = max(start, end[i])
+                continue
+            energy += a.size[e] * a.mj_per_byte[p, q]
+            if a.serial:
+                start = max(start, end[i] + a.latency[p, q] + a.size[e] * a.per_byte[p, q])
+            else:
+                ms = a.size[e] * a.per_byte[p, q]
+                for h in range(a.hop_first[p * slots + q], a.hop_first[p * slots + q + 1]):
+                    load[a.hop[h]] += ms
+                    time = max(time, load[a.hop[h]])
+        energy += a.energy[k, q]
+        if a.serial:
+            end[k] = start + a.compute[k, q]
+            busy[q] = end[k]
+        else:
+            busy[q] += a.compute[k, q]
+        time = max(time, busy[q])
+    return time, energy
+
+
+@njit(cache=True)
+def fits(a, x, slot):  # type: ignore[no-untyped-def]
+    """Whether what mapping x puts on `slot` fits its memory."""
+    resident = 0.0
+    workspace = 0.0
+    for k in range(x.shape[0]):
+        if x[k] == slot:
+            resident += a.resident[k]
+            workspace = max(workspace, a.workspace[k])
+    return resident + workspace <= a.capacity[slot]
+
+
+@njit(cache=True)
+def one_run_each(x, seen):  # type: ignore[no-untyped-def]
+    """Whether each slot holds one run of consecutive segments or none; seen [S] is room to work in."""
+    seen[:] = False
+    for k in range(x.shape[0]):
+        if k == 0 or x[k] != x[k - 1]:
+            if seen[x[k]]:
+                return False
+            seen[x[k]] = True
+    return True
+
+
+@njit(cache=True)
+def legal(a, x, seen):  # type: ignore[no-untyped-def]
+    """Whether mapping x satisfies every constraint."""
+    for k in range(x.shape[0]):
+        if not a.ok[k, x[k]]:
+            return False
+    for s in range(a.capacity.shape[0]):
+        if not fits(a, x, s):
+            return False
+    return not a.contiguous or one_run_each(x, seen)
