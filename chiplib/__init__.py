@@ -1,1 +1,67 @@
 """What hardware exists, and its physics: datasheets, links, packages, energy, cost."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chiplib.chip import CHIP_FEATURES, ChipType, Precision, Rule, chip_features
+    from chiplib.cost import CostBreakdown, die_yield, dies_per_wafer, known_good_die_usd, system_cost
+    from chiplib.energy import pj_per_byte, pj_per_flop, static_w
+    from chiplib.errors import ChipError
+    from chiplib.library import ChipLibrary, load_library, shipped_libraries
+    from chiplib.links import LinkType
+    from chiplib.package import Package, Routes, routes
+    from chiplib.rules import BrokenRule, broken_rules
+    from chiplib.system import System
+
+_HOME = {
+    "chip": ("CHIP_FEATURES", "ChipType", "Precision", "Rule", "chip_features"),
+    "cost": ("CostBreakdown", "die_yield", "dies_per_wafer", "known_good_die_usd", "system_cost"),
+    "energy": ("pj_per_byte", "pj_per_flop", "static_w"),
+    "errors": ("ChipError",),
+    "library": ("ChipLibrary", "load_library", "shipped_libraries"),
+    "links": ("LinkType",),
+    "package": ("Package", "Routes", "routes"),
+    "rules": ("BrokenRule", "broken_rules"),
+    "system": ("System",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "CHIP_FEATURES",
+    "BrokenRule",
+    "ChipError",
+    "ChipLibrary",
+    "ChipType",
+    "CostBreakdown",
+    "LinkType",
+    "Package",
+    "Precision",
+    "Routes",
+    "Rule",
+    "System",
+    "broken_rules",
+    "chip_features",
+    "die_yield",
+    "dies_per_wafer",
+    "known_good_die_usd",
+    "load_library",
+    "pj_per_byte",
+    "pj_per_flop",
+    "routes",
+    "shipped_libraries",
+    "static_w",
+    "system_cost",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

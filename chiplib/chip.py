@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Gt, Interval
 from numpy.typing import NDArray
+
+from chiplib.errors import ChipError
+
+PositiveNumber = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Interval(gt=0, le=1)]
 
 
 class Precision(StrEnum):
@@ -25,9 +33,18 @@ class Precision(StrEnum):
         return {"fp32": 4, "tf32": 4, "fp16": 2, "fp8": 1, "int8": 1}[self.value]
 
 
+AREA_TOLERANCE = 0.05
+"""Largest relative difference between area_mm2 and width_mm x height_mm of a die."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed`)."""
+    """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed`).
+
+    A parameter means itself and its parts: "kernel" holds for "kernel_h" and "kernel_w" too.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
 
     operator: str  # an OperatorKind value of the workload graph, or "*"
     parameter: str  # a shape parameter of the layer, such as "kernel" or "groups"
@@ -44,31 +61,65 @@ class ChipType:
     every precision. `vector_flops` is the peak of what the matrix units cannot do (None: the fp32 peak, else the
     lowest one). `achievable` is the measured fraction of the peak that the best kernels reach, `achievable_bw` that of
     the bandwidth; 1.0 where nothing was measured, which the report says.
+
+    Width and height are those of the die, or of the footprint where a part has several dies; width x height of a
+    single die agrees with its area within AREA_TOLERANCE unless either is listed in `assumed`.
+
+    Raises ChipError where a number is not positive and finite, or where the outline contradicts the area.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
+
     name: str
-    peak_flops: Mapping[Precision, float]  # op/s
-    peak_bw: float  # B/s between the chip and its memory
-    mem_gb: float  # GB, decimal
-    area_mm2: float  # silicon, all dies
-    width_mm: float
-    height_mm: float
-    tdp_w: float
-    vector_flops: float | None = None  # op/s
-    achievable: float = 1.0
-    achievable_bw: float = 1.0
-    idle_w: float | None = None  # None: assumed share of tdp_w, see energy.py
-    node_nm: float | None = None
+    peak_flops: Mapping[Precision, PositiveNumber]  # op/s
+    peak_bw: PositiveNumber  # B/s between the chip and its memory
+    mem_gb: PositiveNumber  # GB, decimal
+    area_mm2: PositiveNumber  # silicon, all dies
+    width_mm: PositiveNumber
+    height_mm: PositiveNumber
+    tdp_w: PositiveNumber
+    dies: Annotated[int, Gt(0)] = 1  # that the area is made of
+    vector_flops: PositiveNumber | None = None  # op/s
+    achievable: Fraction = 1.0
+    achievable_bw: Fraction = 1.0
+    idle_w: PositiveNumber | None = None  # None: assumed share of tdp_w, see energy.py
+    node_nm: PositiveNumber | None = None
     memory_type: str = ""  # "HBM3", "GDDR6", "SRAM", ...: energy and price of memory go by it
-    sram_mb: float | None = None
+    sram_mb: PositiveNumber | None = None
     vendor: str = ""
     year: int | None = None
     kind: str = ""  # "gpu", "asic", "chiplet", "edge-npu", ...
-    price_usd: float | None = None  # market price of a finished part; None: built up from area, yield and memory
+    price_usd: PositiveNumber | None = (
+        None  # market price of a finished part; None: built up from area, yield and memory
+    )
     missing_operators: tuple[str, ...] = ()  # operator kinds that it cannot run
     rules: tuple[Rule, ...] = ()
     assumed: tuple[str, ...] = ()  # names of the fields that are assumptions of ours, not published
     source: Mapping[str, str] = field(default_factory=dict)  # field name (or "*") -> where the number is from
+
+    def __post_init__(self) -> None:
+        for key in ("peak_bw", "mem_gb", "area_mm2", "width_mm", "height_mm", "tdp_w", "achievable", "achievable_bw"):
+            value = getattr(self, key)
+            if not 0 < value < inf:
+                raise ChipError(f"{key} of chip {self.name!r} is {value}", "a number above zero")
+        if not self.peak_flops or not all(0 < peak < inf for peak in self.peak_flops.values()):
+            raise ChipError(
+                f"peak_flops of chip {self.name!r} is {dict(self.peak_flops)}", "a number above zero for each precision"
+            )
+        if self.idle_w is not None and self.idle_w >= self.tdp_w:
+            raise ChipError(f"idle_w {self.idle_w:g} is not below tdp_w {self.tdp_w:g}", "the power drawn while idle")
+        outline = self.width_mm * self.height_mm
+        published = self.dies == 1 and not {"width_mm", "height_mm"} & set(self.assumed)
+        if published and abs(outline - self.area_mm2) > AREA_TOLERANCE * self.area_mm2:
+            raise ChipError(
+                f"width_mm {self.width_mm:g} x height_mm {self.height_mm:g} = {outline:g} mm2, "
+                f"but area_mm2 is {self.area_mm2:g}",
+                f"they agree within {AREA_TOLERANCE:.0%}; list an assumed width_mm or height_mm in `assumed`, "
+                "or give the number of `dies` of a part with several",
+            )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.peak_bw, self.area_mm2))  # cheap: chips key the caches of energy and cost
 
     def supports(self, precision: Precision) -> bool:
         """Whether the datasheet gives a peak in this precision."""
