@@ -1,5 +1,5 @@
 # make run, make test: the two commands of the README. Each makes the environment it needs; a second call starts at once.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # PyPI's torch for Linux brings gigabytes of CUDA libraries that nothing here needs; its CPU build is at this index.
 # Where it cannot be reached, the indexes that pip is configured with serve. For a GPU: TORCH_INDEX=https://pypi.org/simple
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -29,9 +29,9 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Chipfront needs Python 3.11 or newer: make run PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing Chipfront into $(VENV) (once, a few minutes)"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 from dse.cli.app import cli
 
 
 def main() -> None:
     """Run the command line; never returns."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     cli(prog_name="dse")

@@ -11,7 +11,7 @@ import click
 from dse.cli.app import InputError
 
 if TYPE_CHECKING:
-    from dse.cost_table import CostTable
+    from dse.cost_table import CostTable, Objective
     from solvers.mapping.problem import Mapping, Regime
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -99,7 +99,8 @@ class MappedDesign:
 
     def segment_rows(self) -> list[tuple[object, ...]]:
         """Return a row of SEGMENT_KEYS for each segment."""
-        table, rows = self.table, []
+        table = self.table
+        rows: list[tuple[object, ...]] = []
         for segment, slot in zip(table.segments, self.mapping.assignment.tolist(), strict=True):
             rows.append(
                 (
@@ -134,7 +135,7 @@ def map_design(
     chips: str,
     library: str,
     solver: str,
-    objective: str,
+    objective: Objective,
     precision: str,
     batch: int,
     model: str,

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,8 +26,10 @@ def plain(value: Any) -> Any:
     """Return `value` as dicts, lists, strings, finite numbers and None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return plain(value.value)
     if isinstance(value, str | bool | int) or value is None:
-        return value if not hasattr(value, "value") else value.value
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if hasattr(value, "tolist"):  # numpy arrays and scalars

@@ -15,12 +15,12 @@ from tests.benchmarks.figure import Figure
 
 
 def run(study: str, out: Path, cache: Path) -> dict[str, Any]:
-    """Run a study with its own trace cache, as a user does; return the answer of --json and the wall time."""
+    """Run a study with its own caches (traced graphs, compiled loops), as a user does; return the answer of --json and the wall time."""
     command = [sys.executable, "-c", "from dse.cli import main; main()"]
     started = time.perf_counter()
     done = subprocess.run(
         [*command, "run", study, "--out", str(out), "--workers", "2", "--json"],
-        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        env=os.environ | {"CHIPFRONT_CACHE": str(cache), "NUMBA_CACHE_DIR": str(cache / "numba")},
         capture_output=True,
         text=True,
         check=False,
