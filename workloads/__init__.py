@@ -1,1 +1,73 @@
 """What is computed: traced workload graphs, their segments, and the models of the catalogue."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workloads.catalog import Entry, Reference, entry, load, names
+    from workloads.describe import describe
+    from workloads.errors import WorkloadError
+    from workloads.factory import trace_factory
+    from workloads.graph import Layer, OperatorKind, WorkloadGraph
+    from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
+    from workloads.trace import trace
+
+_HOME = {
+    "Entry": "catalog",
+    "Layer": "graph",
+    "OperatorKind": "graph",
+    "Reference": "catalog",
+    "Segment": "segments",
+    "SegmentGraph": "segments",
+    "WorkloadError": "errors",
+    "WorkloadGraph": "graph",
+    "build_segments": "segments",
+    "describe": "describe",
+    "entry": "catalog",
+    "load": "catalog",
+    "mark_fine_splittable_segments": "segments",
+    "names": "catalog",
+    "trace": "trace",
+    "trace_factory": "factory",
+}
+
+__all__ = [
+    "Entry",
+    "Layer",
+    "OperatorKind",
+    "Reference",
+    "Segment",
+    "SegmentGraph",
+    "WorkloadError",
+    "WorkloadGraph",
+    "build_segments",
+    "describe",
+    "entry",
+    "load",
+    "mark_fine_splittable_segments",
+    "names",
+    "trace",
+    "trace_factory",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Keeps `workloads.trace` the function when Python binds the file of the same name to the package."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

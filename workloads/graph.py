@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workloads.errors import WorkloadError
+
+SCHEMA = 1
+"""Version of the JSON that `WorkloadGraph.to_json` writes."""
 
 
 class OperatorKind(StrEnum):
@@ -51,7 +57,8 @@ class Layer:
     2 x `macs` where `macs` is not zero, else the operations of the estimate named in `formula`.
     Bytes are at the traced dtype: numel x itemsize. `float_bytes` is the size of one real number of the floating
     values (4 for float32 and complex64; 0 where all values are integers), by which cost models rescale to another
-    precision.
+    precision. `weights` are the parameters and buffers that the layer reads itself, by their first name in the model:
+    layers that share one (tied weights, a module called twice) name it alike.
     """
 
     name: str  # unique in the graph
@@ -66,6 +73,7 @@ class Layer:
     flops: int = 0
     parameters: int = 0
     weight_bytes: int = 0
+    weights: Mapping[str, int] = field(default_factory=dict)  # name -> bytes read of it
     input_bytes: int = 0  # activations read
     output_bytes: int = 0  # activations written
     float_bytes: int = 4
@@ -101,12 +109,13 @@ LAYER_FEATURES = np.dtype(
 """The seam workloads -> dse: one record a layer, at the traced dtype and batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WorkloadGraph:
     """DAG of layers in a topological order (every edge goes from a lower to a higher index).
 
     `edges` [E, 2] are pairs (producer, consumer) of layer indices; `edge_bytes` [E] is what the consumer reads of the
-    producer's output (a slice counts as the slice). `parameters` and `weight_bytes` count a tied weight once.
+    producer's output (a slice counts as the slice; what a partial in-place update leaves unchanged flows through it).
+    `parameters` and `weight_bytes` count a tied weight once.
     `aliases` and `refused` count operator calls by name: views that became edges, and operators not understood.
     """
 
@@ -142,3 +151,54 @@ class WorkloadGraph:
         rows["kind"] = [KIND_CODES[layer.kind] for layer in self.layers]
         rows["matrix"] = [layer.kind in MATRIX_KINDS for layer in self.layers]
         return rows
+
+    def to_json(self) -> str:
+        """Return the graph as one JSON object; `from_json` gives back an equal one."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        record |= {"schema": SCHEMA, "edges": self.edges.tolist(), "edge_bytes": self.edge_bytes.tolist()}
+        record["layers"] = [
+            {f.name: value for f in fields(Layer) if (value := getattr(layer, f.name)) != f.default}
+            for layer in self.layers
+        ]
+        return json.dumps(record, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkloadGraph:
+        """Return the graph that `to_json` wrote.
+
+        Raises
+        ------
+        WorkloadError
+            If `text` is not such an object.
+        """
+        try:
+            record = json.loads(text)
+            if record.pop("schema") != SCHEMA:
+                raise ValueError("another schema")
+            layers = tuple(
+                Layer(**row | {"kind": OperatorKind(row["kind"]), "output_shape": tuple(row.get("output_shape", ()))})
+                for row in record["layers"]
+            )
+            return cls(
+                **record
+                | {
+                    "layers": layers,
+                    "edges": np.array(record["edges"], dtype=np.int64).reshape(-1, 2),
+                    "edge_bytes": np.array(record["edge_bytes"], dtype=np.int64),
+                    "input_shapes": tuple(tuple(shape) for shape in record["input_shapes"]),
+                }
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WorkloadError(f"not a traced graph: {error}", "trace the model again") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WorkloadGraph):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, f.name), getattr(other, f.name))
+            if f.name.startswith("edge")
+            else getattr(self, f.name) == getattr(other, f.name)
+            for f in fields(self)
+        )
+
+    __hash__ = object.__hash__

@@ -1,0 +1,392 @@
+"""From an exported program to layers and edges: views become edges, bodies are walked in place, updates are ordered."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from workloads.calls import Call, Count, TensorSpec
+from workloads.flops import IDENTITIES, count
+from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
+
+BODIES = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled", "invoke_subgraph", "tag_activation_checkpoint"})
+"""Higher-order operators whose body runs once, in place."""
+
+OVERWRITES = frozenset({"copy", "fill", "zero", "uniform", "normal", "random"})
+"""In-place operators that do not read what they write."""
+
+
+@dataclass(slots=True, eq=False)
+class Storage:
+    """A piece of memory: who wrote it last (a layer's index), or which weight it is, or neither (a model input)."""
+
+    nbytes: int
+    producer: int | None = None
+    weight: str = ""
+    trainable: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """A tensor as a consumer sees it: a view of a storage, and the bytes that reading it moves."""
+
+    storage: Storage
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    where: tuple[Any, ...]  # offset, shape and strides: equal for equal views of a storage
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What the counting rules see."""
+        return TensorSpec(self.shape, self.dtype, bool(self.storage.weight))
+
+
+def _itemsize(spec: TensorSpec) -> int:
+    return int(getattr(torch, spec.dtype).itemsize)
+
+
+def _spec(tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(tuple(int(s) for s in tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def _view(tensor: torch.Tensor, storage: Storage, limit: int | None = None) -> Value:
+    """Return `tensor` as a view of `storage`; an expanded one reads no more than the `limit` bytes it came from."""
+    spec = _spec(tensor)
+    where = (tensor.storage_offset(), spec.shape, tensor.stride())
+    nbytes = min(tensor.numel() * tensor.element_size(), storage.nbytes if limit is None else limit)
+    return Value(storage, spec.shape, spec.dtype, nbytes, where)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [item for item in _flat(value) if isinstance(item, torch.Tensor)]
+
+
+def _values(value: Any) -> list[Value]:
+    return [item for item in _flat(value) if isinstance(item, Value)]
+
+
+def _specs(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.spec
+    return [_specs(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(slots=True)
+class Walker:
+    """The state of one walk over an exported program."""
+
+    layers: list[Layer] = field(default_factory=list)
+    edges: dict[tuple[int, int], int] = field(default_factory=dict)
+    aliases: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    names: set[str] = field(default_factory=set)
+
+    def walk(self, module: fx.GraphModule, inputs: Sequence[Any], scope: tuple[str, str] = ("", "")) -> Any:
+        """Walk a graph module with its placeholders bound to `inputs`; return what it returns."""
+        values: dict[fx.Node, Any] = {}
+        bound = iter(inputs)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(bound)
+            elif node.op == "get_attr":
+                values[node] = _attribute(module, str(node.target))
+            elif node.op == "output":
+                return _resolve(node.args[0], values)
+            else:
+                values[node] = self._call(node, values, _scope(node, scope))
+        return None
+
+    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], scope: tuple[str, str]) -> Any:
+        target: Any = node.target
+        args, kwargs = _resolve(node.args, values), _resolve(node.kwargs, values)
+        if target is operator.getitem:
+            return args[0][args[1]]
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            return self._higher_order(node, args, kwargs, scope)
+        if isinstance(target, torch._ops.OpOverload):
+            return self._operator(node, target, args, kwargs, values, scope)
+        return self._refuse(node, getattr(target, "__name__", str(target)), _values([args, kwargs]), scope)
+
+    def _higher_order(self, node: fx.Node, args: Any, kwargs: Any, scope: tuple[str, str]) -> Any:
+        name = str(node.target)
+        bodies = [(i, a) for i, a in enumerate(args) if isinstance(a, fx.GraphModule)]
+        if name in BODIES and bodies:
+            position, body = bodies[0]
+            return self.walk(body, [a for a in args[position + 1 :] if not isinstance(a, str)], scope)
+        if name == "cond":
+            return self._costlier([body for _, body in bodies], list(args[3]), scope)
+        return self._refuse(node, name, _values([args, kwargs]), scope)
+
+    def _costlier(self, branches: Sequence[fx.GraphModule], operands: list[Any], scope: tuple[str, str]) -> Any:
+        """Keep the branch of `torch.cond` that costs more operations: the count is an upper bound."""
+        results = []
+        for branch in branches:
+            trial = Walker(
+                list(self.layers), dict(self.edges), Counter(self.aliases), Counter(self.refused), set(self.names)
+            )
+            results.append((trial, trial.walk(branch, operands, scope)))
+        trial, result = max(results, key=lambda r: sum(layer.flops for layer in r[0].layers))
+        for name in ("layers", "edges", "aliases", "refused", "names"):
+            setattr(self, name, getattr(trial, name))
+        self.aliases["cond (the costlier branch is counted)"] += 1
+        return result
+
+    def _refuse(self, node: fx.Node, name: str, inputs: list[Value], scope: tuple[str, str]) -> Any:
+        self.refused[name] += 1
+        return self._layer(node, name, Count(kind=OperatorKind.OTHER, counting="refused"), None, inputs, [], scope)
+
+    def _operator(
+        self,
+        node: fx.Node,
+        target: torch._ops.OpOverload,
+        args: Any,
+        kwargs: Any,
+        values: Mapping[fx.Node, Any],
+        scope: tuple[str, str],
+    ) -> Any:
+        name, schema = str(target), target._schema.arguments
+        bound = {a.name: kwargs.get(a.name, a.default_value) for a in schema}
+        bound |= {a.name: value for a, value in zip(schema, args, strict=False)}
+        packet = target._schema.name.removeprefix("aten::")
+        plain = packet if packet.endswith("__") else packet.rstrip("_")
+        outputs = _tensors(node.meta.get("val"))
+        if not outputs:  # assertions on metadata and the like
+            self.aliases[name] += 1
+            return None
+        inputs = _values(bound)
+        written = []
+        if plain in IDENTITIES:
+            if not bound.get("train", False):
+                self.aliases[name] += 1
+                return inputs[0]
+        else:
+            written = [v for a in schema if a.is_write for v in _values(bound[a.name])]
+        if not written and (shared := _shared(node, values)) is not None:
+            self.aliases[name] += 1
+            return shared
+        call = Call(
+            operator=plain,
+            arguments={key: _specs(value) for key, value in bound.items()},
+            outputs=[_spec(t) for t in outputs],
+            pointwise=torch.Tag.pointwise in target.tags,
+        )
+        figures = count(call) if target.namespace == "aten" else None
+        if figures is None or figures.counting == "refused":
+            return self._refuse(node, name, inputs, scope)
+        if plain in OVERWRITES:
+            inputs = [v for v in inputs if v not in written]
+        return self._layer(node, name, figures, call, inputs, written, scope)
+
+    def _layer(
+        self,
+        node: fx.Node,
+        name: str,
+        figures: Count,
+        call: Call | None,
+        inputs: list[Value],
+        written: list[Value],
+        scope: tuple[str, str],
+    ) -> Any:
+        """Append a layer with its edges; return its output values."""
+        index, made = len(self.layers), node.meta.get("val")
+        outputs = _tensors(made)
+        weights, activations = _read(inputs)
+        for storage, nbytes in activations.items():
+            self._edge(storage.producer, index, nbytes)
+        for value in written:  # what a partial update leaves of the tensor flows through it
+            self._edge(value.storage.producer, index, value.storage.nbytes - value.nbytes)
+            value.storage.producer, value.storage.weight = index, ""
+        shape = shape_parameters(call, figures.kind) if call is not None else {}
+        features = sequence_features(call, figures.kind, shape) if call is not None else SequenceFeatures()
+        self.layers.append(
+            Layer(
+                name=self._unique(node.name),
+                operator=name,
+                kind=figures.kind,
+                module=scope[0],
+                module_type=scope[1],
+                shape=shape,
+                output_shape=_spec(outputs[0]).shape if outputs else (),
+                dtype=_spec(outputs[0]).dtype if outputs else "",
+                macs=figures.macs,
+                flops=figures.flops,
+                parameters=sum(v.nbytes // _itemsize(v.spec) for v in weights if v.storage.trainable),
+                weight_bytes=sum(v.nbytes for v in weights),
+                weights=_weight_bytes(weights),
+                input_bytes=sum(activations.values()),
+                output_bytes=sum(t.numel() * t.element_size() for t in outputs),
+                float_bytes=_float_bytes([*map(_spec, outputs), *(v.spec for v in inputs)]),
+                counting=figures.counting,
+                formula=figures.formula,
+                seq_len=features.seq_len,
+                embed_dim=features.embed_dim,
+                num_heads=features.num_heads,
+                mlp_ratio=features.mlp_ratio,
+            )
+        )
+        if written:
+            return written[0] if isinstance(made, torch.Tensor) else written
+        results = [_view(t, Storage(t.numel() * t.element_size(), producer=index)) for t in outputs]
+        return results[0] if isinstance(made, torch.Tensor) else results
+
+    def _edge(self, producer: int | None, consumer: int, nbytes: int) -> None:
+        if producer is not None and nbytes > 0:
+            self.edges[producer, consumer] = self.edges.get((producer, consumer), 0) + nbytes
+
+    def _unique(self, name: str) -> str:
+        unique, number = name, 1
+        while unique in self.names:
+            number += 1
+            unique = f"{name}@{number}"
+        self.names.add(unique)
+        return unique
+
+
+def _resolve(argument: Any, values: Mapping[fx.Node, Any]) -> Any:
+    """Replace the nodes in an argument by their values, keeping lists, tuples and dicts."""
+    if isinstance(argument, fx.Node):
+        return values[argument]
+    if isinstance(argument, list | tuple):
+        return [_resolve(item, values) for item in argument]
+    if isinstance(argument, dict):
+        return {key: _resolve(item, values) for key, item in argument.items()}
+    return argument
+
+
+def _attribute(module: fx.GraphModule, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    if isinstance(value, torch.Tensor):
+        return _view(value, Storage(value.numel() * value.element_size(), weight=path))
+    return value
+
+
+def _scope(node: fx.Node, outer: tuple[str, str]) -> tuple[str, str]:
+    """Return dotted path and class name of the innermost module that called the operator."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return outer
+    path, kind = list(stack.values())[-1]
+    return str(path), (kind if isinstance(kind, str) else kind.__qualname__).rsplit(".", 1)[-1]
+
+
+def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """Return the outputs as views of the inputs where every output lies in an input's storage, else None."""
+    held = {
+        tensor.untyped_storage()._cdata: value
+        for argument in node.all_input_nodes
+        for tensor, value in zip(_tensors(argument.meta.get("val")), _values(values[argument]), strict=False)
+    }
+    views = []
+    for tensor in _tensors(node.meta["val"]):
+        source = held.get(tensor.untyped_storage()._cdata)
+        if source is None:
+            return None
+        views.append(_view(tensor, source.storage, source.nbytes))
+    return views[0] if isinstance(node.meta["val"], torch.Tensor) else views
+
+
+def _read(inputs: Sequence[Value]) -> tuple[list[Value], dict[Storage, int]]:
+    """Split what is read into distinct views of weights, and activation bytes by storage (no more than it holds)."""
+    distinct = {(id(v.storage), v.where): v for v in inputs}.values()
+    activations: dict[Storage, int] = {}
+    for value in distinct:
+        if not value.storage.weight:
+            activations[value.storage] = min(activations.get(value.storage, 0) + value.nbytes, value.storage.nbytes)
+    return [v for v in distinct if v.storage.weight], activations
+
+
+def _weight_bytes(weights: Sequence[Value]) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for value in weights:
+        held[value.storage.weight] = min(held.get(value.storage.weight, 0) + value.nbytes, value.storage.nbytes)
+    return held
+
+
+def _float_bytes(specs: Sequence[TensorSpec]) -> int:
+    """Size of one real number of the first floating (or complex) tensor; 0 where there is none."""
+    for spec in specs:
+        if spec.is_complex:
+            return _itemsize(spec) // 2
+        if spec.is_floating:
+            return _itemsize(spec)
+    return 0
+
+
+def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) -> WorkloadGraph:
+    """Return the workload graph of an exported program of `module`.
+
+    Parameters count once each, however many names they have; `weight_bytes` are those of the parameters and buffers
+    that some layer reads.
+    """
+    inputs, input_shapes = _placeholders(program, module)
+    walker = Walker()
+    walker.walk(program.graph_module, inputs)
+    used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
+    read = {weight for layer in walker.layers for weight in layer.weights}
+    edges = sorted(walker.edges)
+    return WorkloadGraph(
+        name=name,
+        layers=tuple(walker.layers),
+        edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
+        edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
+        parameters=sum(p.numel() for p in {_identity(p): p for p in module.parameters()}.values()),
+        weight_bytes=sum(nbytes for weight, nbytes in used.items() if weight in read),
+        input_shapes=input_shapes,
+        batch=input_shapes[0][0] if input_shapes and input_shapes[0] else 1,
+        aliases=dict(sorted(walker.aliases.items())),
+        refused=dict(sorted(walker.refused.items())),
+    )
+
+
+def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for two names of one tensor: same storage, same view of it."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+
+
+def _placeholders(program: ExportedProgram, module: torch.nn.Module) -> tuple[list[Any], tuple[tuple[int, ...], ...]]:
+    """Return the value of each placeholder, and the shapes of the tensor inputs."""
+    held = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    storages: dict[Any, Storage] = {}
+    nodes = [node for node in program.graph_module.graph.nodes if node.op == "placeholder"]
+    values: list[Any] = []
+    input_shapes = []
+    for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
+        tensor = node.meta.get("val")
+        if not isinstance(tensor, torch.Tensor):
+            values.append(tensor)
+            continue
+        size = tensor.numel() * tensor.element_size()
+        if spec.kind == InputKind.USER_INPUT:
+            input_shapes.append(_spec(tensor).shape)
+            values.append(_view(tensor, Storage(size)))
+            continue
+        target = str(spec.target)
+        key = _identity(held[target]) if target in held else target
+        trainable = spec.kind == InputKind.PARAMETER
+        storage = storages.setdefault(key, Storage(size, weight=target, trainable=trainable))
+        values.append(_view(tensor, storage))
+    return values, tuple(input_shapes)

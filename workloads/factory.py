@@ -1,0 +1,197 @@
+"""Models by name of their factory: `package.module:factory`, as the catalogue and `dse trace` write it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads.errors import WorkloadError
+from workloads.graph import WorkloadGraph
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+EXAMPLE = "write package.module:factory, such as workloads.models.resnet:resnet18"
+
+
+def split(text: str) -> tuple[str, str]:
+    """Return module and attribute of `package.module:factory`."""
+    module, colon, attribute = text.partition(":")
+    if not (module and colon and attribute):
+        raise WorkloadError(f"{text!r} does not name a factory", EXAMPLE)
+    return module, attribute
+
+
+def resolve(text: str) -> Any:
+    """Import the module of `package.module:factory` and return the attribute.
+
+    Raises
+    ------
+    WorkloadError
+        If the module is not found or cannot be imported, or has no such attribute.
+    """
+    module_name, attribute = split(text)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            hint = "modules are looked for in the current folder and in the installed packages"
+            raise WorkloadError(f"there is no module {error.name!r} (of {text!r})", hint) from None
+        raise WorkloadError(
+            f"{module_name} needs the module {error.name!r}, which is not installed", "install it"
+        ) from None
+    except Exception as error:
+        raise WorkloadError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            close = get_close_matches(part, [name for name in dir(found) if not name.startswith("_")], n=1)
+            raise WorkloadError(f"{module_name} has no {part!r}", f"did you mean {close[0]!r}?" if close else EXAMPLE)
+        found = getattr(found, part)
+    return found
+
+
+def parse_input(text: str) -> tuple[tuple[int, ...], str]:
+    """Return shape and dtype of "1x3x224x224" or "1x128:int64".
+
+    >>> parse_input("1x128:int64")
+    ((1, 128), 'int64')
+    """
+    shape, _, dtype = text.strip().lower().partition(":")
+    if not re.fullmatch(r"\d+(x\d+)*", shape) or "0" in shape.split("x"):
+        raise WorkloadError(f"{text!r} is not an input shape", "write sizes joined by x: 1x3x224x224, or 1x128:int64")
+    return tuple(int(size) for size in shape.split("x")), dtype or "float32"
+
+
+def example_input(shape: Sequence[int], dtype: str, device: str) -> torch.Tensor:
+    """Return a tensor of this shape and dtype: zeros, of which only shape and dtype matter."""
+    import torch
+
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        close = get_close_matches(dtype, [n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)], n=1)
+        raise WorkloadError(f"{dtype!r} is not a dtype of torch", f"did you mean {close[0]!r}?" if close else "float32")
+    return torch.zeros(tuple(shape), dtype=kind, device=device)
+
+
+def build(
+    factory: str,
+    inputs: Sequence[tuple[Sequence[int], str]] = (),
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Call a factory and return its module and example inputs.
+
+    Parameters
+    ----------
+    factory
+        `package.module:factory`: a module, or a callable that returns a module or (module, example_inputs).
+    inputs
+        Shape and dtype of each example input; they take the place of the factory's own.
+    kwargs
+        Keyword arguments of the factory.
+    device
+        Where the factory's tensors are made: "meta" makes them without memory.
+
+    Raises
+    ------
+    WorkloadError
+        If there is no such factory, it fails, returns something else, or no inputs are given.
+    """
+    import torch
+    from torch import nn
+
+    target = resolve(factory)
+    made = target
+    if not isinstance(target, nn.Module):
+        if not callable(target):
+            hint = "a factory is a torch.nn.Module, or a callable that returns one or (module, example_inputs)"
+            raise WorkloadError(f"{factory} is a {type(target).__name__}", hint)
+        try:
+            with torch.device(device):
+                made = target(**(kwargs or {}))
+        except WorkloadError:
+            raise
+        except Exception as error:
+            hint = "a factory is called without arguments"
+            raise WorkloadError(f"{factory} failed: {type(error).__name__}: {error}", hint) from error
+    module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        hint = "return a torch.nn.Module or (module, example_inputs)"
+        raise WorkloadError(f"{factory} returned a {type(made).__name__}", hint)
+    if inputs:
+        return module, tuple(example_input(shape, dtype, device) for shape, dtype in inputs)
+    if examples is None:
+        hint = "give their shapes, such as --input 1x3x224x224, or return (module, example_inputs)"
+        raise WorkloadError(f"{factory} gives no example inputs", hint)
+    return module, (examples,) if isinstance(examples, torch.Tensor) else tuple(examples)
+
+
+def trace_factory(
+    factory: str, inputs: Sequence[str] | None = None, *, name: str = "", cache: bool = True
+) -> WorkloadGraph:
+    """Trace the model of `package.module:factory`, looked for in the current folder and the installed packages.
+
+    Parameters
+    ----------
+    factory
+        See `build`.
+    inputs
+        Shapes such as "1x3x224x224" or "1x128:int64", needed where the factory returns a module alone.
+    name
+        Name of the graph; the factory's name if empty.
+    cache
+        As in `workloads.trace`.
+
+    Raises
+    ------
+    WorkloadError
+        As `build` and `workloads.trace` do.
+    """
+    shapes = [parse_input(text) for text in inputs or ()]
+    from workloads.trace import trace
+
+    with _current_folder_importable():
+        module, examples = build(factory, shapes)
+        return trace(module, examples, name=name or split(factory)[1], cache=cache)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    here = str(Path.cwd())
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
+
+
+def source_files(factory: str) -> list[Path]:
+    """Return the source files that a factory can depend on, without importing it: those of its top-level package.
+
+    Of this package these are the models; the tracer is identified by itself.
+    """
+    module, _ = split(factory)
+    top = module.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return sorted((Path(__file__).parent / "models").rglob("*.py"))
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise WorkloadError(f"there is no module {top!r} (of {factory!r})", "install the package that holds the model")
+    if spec.submodule_search_locations is None:
+        return [Path(spec.origin)] if spec.origin else []
+    return sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.py"))

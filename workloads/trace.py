@@ -1,0 +1,147 @@
+"""Trace a PyTorch model into a workload graph; nothing is computed, so a model on the meta device will do."""
+
+from __future__ import annotations
+
+import linecache
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workloads import cache as graph_cache
+from workloads.dataflow import build_graph
+from workloads.errors import WorkloadError
+from workloads.fingerprint import fingerprint
+from workloads.graph import WorkloadGraph
+
+DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependent", "_local_scalar_dense", "Could not extract specialized")
+DATA_DEPENDENT_HINT = (
+    "the control flow depends on tensor values: write it with torch.cond or torch.where, "
+    "or remove the assertion, .item() or boolean test on data"
+)
+
+
+def trace(
+    module: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    *,
+    name: str = "",
+    example_kwargs: Mapping[str, Any] | None = None,
+    cache: bool = True,
+) -> WorkloadGraph:
+    """Return the workload graph of `module` in evaluation, for inputs of the examples' shapes and dtypes.
+
+    Parameters
+    ----------
+    module
+        On any device, the meta device included; it is left as found.
+    example_inputs, example_kwargs
+        Positional and keyword arguments of `forward`; a tensor alone is the only one. Tensors give shape and dtype.
+    name
+        Name of the graph; the class's name if empty.
+    cache
+        Take the graph from the disk cache if it is there, else trace and keep it there.
+
+    Raises
+    ------
+    WorkloadError
+        If the model cannot be exported: which operator, where in the source, in which module.
+    """
+    if not isinstance(module, nn.Module):
+        raise WorkloadError(f"a {type(module).__name__} cannot be traced", "give a torch.nn.Module")
+    name = name or type(module).__name__
+    args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    kwargs = dict(example_kwargs or {})
+    key = fingerprint(module, args, kwargs, name) if cache else ""
+    if key and (stored := graph_cache.read(name, key)) is not None:
+        return stored
+    graph = _trace(module, args, kwargs, name)
+    if key:
+        graph_cache.write(name, key, graph)
+    return graph
+
+
+def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> WorkloadGraph:
+    tensors = [*module.parameters(), *module.buffers()]
+    if tensors and all(tensor.is_meta for tensor in tensors):
+        args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
+    with _evaluation(module), _quiet():
+        try:
+            program = torch.export.export(module, args, kwargs, strict=False)
+        except Exception as error:  # whatever the model's own code raises on the way
+            raise _explain(error, module, name) from None
+        return build_graph(program, module, name)
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Put the module in evaluation, gradients on and fused attention off (the fused path hides what it computes)."""
+    training = {child: child.training for child in module.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for child, mode in training.items():
+            child.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging tracebacks and warnings of an export; what matters is in the exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
+    """Return the error that names what failed, the line of the user's source and the module."""
+    text = str(error)
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    operators = [word.strip("`'\",()") for word in text.split() if word.strip("`'\",()").startswith("aten.")]
+    place, path = _where(error, module)
+    parts = [f"{name} cannot be traced: {type(error).__name__}: {reason}"]
+    if operators and operators[0] not in reason:
+        parts.append(f"operator {operators[0]}")
+    if place:
+        parts.append(f"at {place}")
+    if path is not None:
+        parts.append(f"in module {path or '(the model itself)'}")
+    if any(sign in f"{type(error).__name__} {text}" for sign in DATA_DEPENDENT):
+        hint = DATA_DEPENDENT_HINT
+    else:
+        hint = "the model must run on these inputs: check their shapes and dtypes, and that all is on one device"
+    return WorkloadError(", ".join(parts), hint)
+
+
+def _where(error: Exception, module: nn.Module) -> tuple[str, str | None]:
+    """Return "file:line, code" of the innermost frame outside of torch, and the path of the module it belongs to."""
+    torch_root = str(Path(torch.__file__).parent)
+    own_root = str(Path(__file__).parent)
+    paths = {id(child): path for path, child in module.named_modules()}
+    place, owner = "", None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        inside = frame.f_locals.get("self")
+        if id(inside) in paths and isinstance(inside, nn.Module):
+            owner = paths[id(inside)]
+        file = frame.f_code.co_filename
+        ours = file.startswith(own_root) and "models" not in Path(file).parts
+        if file.startswith((torch_root, "<")) or ours or ("site-packages" in file and "fvcore" in file):
+            continue
+        code = linecache.getline(file, line).strip()
+        place = f"{file}:{line} `{code}`"
+    return place, owner
