@@ -50,6 +50,7 @@ class Rule:
     parameter: str  # a shape parameter of the layer, such as "kernel" or "groups"
     limit: float | None = None
     allowed: tuple[int, ...] = ()
+    when: Mapping[str, int] = field(default_factory=dict)  # holds only for layers with these shape parameters
     source: str = ""
 
 

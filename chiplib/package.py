@@ -217,8 +217,7 @@ def _next_slots(package: Package) -> NDArray[np.int64]:
             place = np.argsort(order)
             ahead = (place[goal] - place[here]) % s
             step = np.where(ahead == 0, 0, np.where(ahead <= s // 2, 1, -1))
-            snaked: NDArray[np.int64] = order[(place[here] + step) % s]
-            return snaked
+            return np.asarray(order[(place[here] + step) % s], np.int64)
         case "mesh" | "torus":
             return _grid_steps(package)
 
@@ -243,7 +242,7 @@ def _grid_steps(package: Package) -> NDArray[np.int64]:
     along_row = (delta[..., 1] != 0) & ((number[row[:, None], column[None, :]] >= 0) | (delta[..., 0] == 0))
     to_row = (row[:, None] + np.where(along_row, 0, step[..., 0])) % package.rows
     to_column = (column[:, None] + np.where(along_row, step[..., 1], 0)) % package.columns
-    return number[to_row, to_column]
+    return np.asarray(number[to_row, to_column], np.int64)
 
 
 def _link_mm(package: Package, links: NDArray[np.int64]) -> NDArray[np.float64]:

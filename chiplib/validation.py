@@ -7,11 +7,11 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if isinstance(key, typing.Hashable) and lines.setdefault(key, line) != line:
+            if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice, in lines {lines[key]} and {line}", None
                 )
@@ -100,7 +100,7 @@ def validate(
 
     found = list(problems)
     try:
-        value: T = _adapter(target).validate_json(json.dumps(data, default=str), strict=True)
+        value: T = _adapter(cast(Hashable, target)).validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as invalid:
         found += [_problem(dict(entry), data, target) for entry in invalid.errors(include_url=False)]
     if not found:
