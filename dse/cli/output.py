@@ -61,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
 
 
 def number(value: object) -> str:
-    """Format a cell: four significant digits, thousands separated, a dash for what is not known."""
+    """Format a cell: four significant digits, all digits before the point, thousands separated; a dash for unknown."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -73,6 +73,7 @@ def number(value: object) -> str:
             return "-"
         if value == 0 or 1e-3 <= abs(value) < 1e9:
             digits = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
-            return f"{value:,.{digits}f}"
+            text = f"{value:,.{digits}f}"
+            return text.rstrip("0").rstrip(".") if "." in text else text
         return f"{value:.3e}"
     return str(value)
