@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiplib.chip import ChipType, Precision, chip_features
+from chiplib.rules import broken_rules, layer_shapes
 from dse.errors import DseError
 from dse.proxy.model import Bound, LayerCosts, cost_model
 from solvers.mapping.problem import MappingProblem, Regime
@@ -274,9 +275,8 @@ def _deployable(
     segments: SegmentGraph, chips: Sequence[ChipType], precision: Precision
 ) -> tuple[NDArray[np.bool_], tuple[Refusal, ...]]:
     """Which segments each chip can run, [K, T], and every reason for what it cannot."""
-    from chiplib.rules import broken_rules
-
-    layers, segment_of_layer = segments.graph.layers, segments.segment_of_layer
+    layers = segments.graph.layers
+    kinds, shapes = [layer.kind.value for layer in layers], layer_shapes([layer.shape for layer in layers])
     allowed = np.ones((len(segments), len(chips)), np.bool_)
     refusals: list[Refusal] = []
     for column, chip in enumerate(chips):
@@ -284,8 +284,10 @@ def _deployable(
             allowed[:, column] = False
             reason = f"no {precision} peak on its datasheet, which gives {', '.join(chip.peak_flops)}"
             refusals.append(Refusal(chip=chip.name, segment=None, layer="", reason=reason))
-        for index, reason in broken_rules(chip, layers) if chip.rules or chip.missing_operators else ():
-            segment = int(segment_of_layer[index])
+        for broken in broken_rules(chip, kinds, shapes):
+            segment = int(segments.segment_of_layer[broken.layer])
             allowed[segment, column] = False
-            refusals.append(Refusal(chip=chip.name, segment=segment, layer=layers[index].name, reason=reason))
+            reason = f"{broken.rule}; the layer has {broken.demand}, the chip allows {broken.limit}"
+            name = layers[broken.layer].name
+            refusals.append(Refusal(chip=chip.name, segment=segment, layer=name, reason=reason))
     return allowed, tuple(refusals)

@@ -49,7 +49,8 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
         (assignment[copies], segments.edge_bytes[cut], sent, end[:, copies]),
         (assignment, working, start, end),
     )
-    slot, ms, change = [used], [np.zeros(len(used))], [weights[used]]
+    slot: list[NDArray[np.int64]] = [used]
+    ms, change = [np.zeros(len(used))], [weights[used]]
     for where, size, begin, finish in claims:
         for times, sign in ((begin, 1.0), (finish, -1.0)):
             slot.append(np.broadcast_to(where, times.shape).reshape(-1))

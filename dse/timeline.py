@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dse.errors import DseError
 from dse.metrics import Metrics
 from dse.residency import live_memory
 from solvers.mapping.problem import Regime
@@ -141,8 +142,13 @@ class Timeline:
         )
 
     def metrics(self) -> Metrics:
-        """Return the scalars of this design. Utilisation is the mean over all chips of the system."""
+        """Return the scalars of this design. Utilisation is the mean over all chips of the system.
+
+        Raises DseError where the workload takes no time at all, so that it has no rate.
+        """
         system, period_ms = self.table.system, self.period_ms
+        if period_ms <= 0.0:
+            raise DseError("the workload takes no time on this system", "a layer that computes or moves data")
         energy_mj = self.energy.total_mj
         chips = self.site_of_slot >= 0
         return Metrics(
