@@ -69,8 +69,11 @@ def arrays(problem: MappingProblem) -> Arrays:
 
 
 @njit(cache=True)
-def time_and_energy(a, x, end, busy, load):  # type: ignore[no-untyped-def]
-    """Return T and dynamic energy of mapping x [K]; end [K], busy [S], load [L] are room to work in."""
+def time_and_energy(a, x, end, busy, load, time_w, energy_w, limit):  # type: ignore[no-untyped-def]
+    """Return T and dynamic energy of mapping x [K]; end [K], busy [S], load [L] are room to work in.
+
+    Gives up, and returns inf for both, once time_w * T + energy_w * energy is above `limit`: it only grows.
+    """
     segments = x.shape[0]
     slots = a.capacity.shape[0]
     busy[:] = 0.0
@@ -102,6 +105,8 @@ def time_and_energy(a, x, end, busy, load):  # type: ignore[no-untyped-def]
         else:
             busy[q] += a.compute[k, q]
         time = max(time, busy[q])
+        if time_w * time + energy_w * energy > limit:
+            return np.inf, np.inf
     return time, energy
 
 

@@ -209,7 +209,7 @@ def dual_bound(a, time_w, energy_w, iterations, x_best):  # type: ignore[no-unty
         if stale > 3:
             step, stale = step / 2, 0
 
-        time, energy = time_and_energy(a, x, end, busy, load)
+        time, energy = time_and_energy(a, x, end, busy, load, 0.0, 0.0, np.inf)
         if legal(a, x, seen) and time_w * time + energy_w * energy < best:
             best = time_w * time + energy_w * energy
             x_best[:] = x

@@ -1,0 +1,300 @@
+"""Compiled construction and annealing of mappings. Every move is evaluated in full; the seed decides everything."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from solvers.mapping._kernels import fits, one_run_each, time_and_energy
+
+# What `anneal` makes small, of T and the whole energy E of a mapping:
+WEIGHTED = 0  # weight[0] * T + weight[1] * E
+CORNER = 1  # max(weight[0] * T, weight[1] * E): reaches points of a front that no weighted sum does
+EXCESS = 2  # bytes that do not fit + all resident bytes for each segment on a slot not ok: repairs an illegal mapping
+
+COLD = 1e-4  # temperature at the end, in units of the value at the start
+
+
+@njit(cache=True)
+def list_schedule(a, time_w, energy_w, x):  # type: ignore[no-untyped-def]
+    """Fill x: each segment in order goes where it costs least now, memory and contiguity respected.
+
+    The cost is its finish (serial), or the load of its slot and of the links that feed it (pipelined), and its energy.
+    Returns False where some segment finds no slot that fits; x is legal otherwise.
+    """
+    segments, slots = a.compute.shape
+    end, busy, load, after = np.zeros(segments), np.zeros(slots), np.zeros(a.links), np.zeros(a.links)
+    resident, workspace = np.zeros(slots), np.zeros(slots)
+    taken = np.zeros(slots, np.bool_)
+    for k in range(segments):
+        best, chosen, finish = np.inf, -1, 0.0
+        for q in range(slots):
+            if a.contiguous and taken[q] and x[k - 1] != q:
+                continue
+            room = a.capacity[q] - resident[q] - a.resident[k]
+            if not a.ok[k, q] or max(workspace[q], a.workspace[k]) > room:
+                continue
+            start = busy[q]
+            energy = a.energy[k, q]
+            peak = 0.0
+            after[:] = load
+            for e in range(a.first[k], a.first[k + 1]):
+                i = a.source[e]
+                p = x[i]
+                energy += a.size[e] * a.mj_per_byte[p, q]
+                if a.serial:
+                    start = max(start, end[i] + a.latency[p, q] + a.size[e] * a.per_byte[p, q])
+                elif p != q:
+                    for h in range(a.hop_first[p * slots + q], a.hop_first[p * slots + q + 1]):
+                        after[a.hop[h]] += a.size[e] * a.per_byte[p, q]
+                        peak = max(peak, after[a.hop[h]])
+            cost = time_w * max(start + a.compute[k, q], peak) + energy_w * energy
+            if cost < best:
+                best, chosen, finish = cost, q, start + a.compute[k, q]
+        if chosen < 0:
+            return False
+        x[k] = chosen
+        end[k] = busy[chosen] = finish
+        taken[chosen] = True
+        resident[chosen] += a.resident[k]
+        workspace[chosen] = max(workspace[chosen], a.workspace[k])
+        if not a.serial:
+            for e in range(a.first[k], a.first[k + 1]):
+                p = x[a.source[e]]
+                for h in range(a.hop_first[p * slots + chosen], a.hop_first[p * slots + chosen + 1]):
+                    load[a.hop[h]] += a.size[e] * a.per_byte[p, chosen]
+    return True
+
+
+@njit(cache=True)
+def largest_first(a, x):  # type: ignore[no-untyped-def]
+    """Fill x: the largest segment first, each to the slot that then has most bytes left (or is least overfull)."""
+    slots = a.capacity.shape[0]
+    left = a.capacity.copy()
+    for k in np.argsort(-(a.resident + a.workspace), kind="mergesort"):
+        chosen = -1
+        for s in range(slots):
+            if a.ok[k, s] and (chosen < 0 or left[s] > left[chosen]):
+                chosen = s
+        x[k] = max(chosen, 0)
+        left[x[k]] -= a.resident[k]
+
+
+@njit(cache=True)
+def _random(state):  # type: ignore[no-untyped-def]
+    """Return the next number in [0, 1) of xorshift64 (Marsaglia 2003)."""
+    bits = state[0]
+    bits ^= bits << np.uint64(13)
+    bits ^= bits >> np.uint64(7)
+    bits ^= bits << np.uint64(17)
+    state[0] = bits
+    return (bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True)
+def _below(state, n):  # type: ignore[no-untyped-def]
+    return int(_random(state) * n)
+
+
+@njit(cache=True)
+def _value(a, mode, weight, limit, x, end, busy, load):  # type: ignore[no-untyped-def]
+    """Return what is made small, T and E; inf where it is above `limit`."""
+    if mode == EXCESS:
+        busy[:] = 0.0
+        excess, total = 0.0, a.resident.sum()
+        for k in range(x.shape[0]):
+            busy[x[k]] += a.resident[k]
+            if not a.ok[k, x[k]]:
+                excess += 1.0 + total
+        for s in range(a.capacity.shape[0]):
+            workspace = 0.0
+            for k in range(x.shape[0]):
+                if x[k] == s:
+                    workspace = max(workspace, a.workspace[k])
+            excess += max(0.0, busy[s] + workspace - a.capacity[s])
+        return excess, 0.0, 0.0
+    if mode == CORNER:
+        time, energy = time_and_energy(a, x, end, busy, load, weight[0], 0.0, limit)
+        energy += a.static_w * time
+        return max(weight[0] * time, weight[1] * energy), time, energy
+    time_w = weight[0] + weight[1] * a.static_w
+    time, energy = time_and_energy(a, x, end, busy, load, time_w, weight[1], limit)
+    if time == np.inf:
+        return np.inf, time, energy
+    energy += a.static_w * time
+    return weight[0] * time + weight[1] * energy, time, energy
+
+
+@njit(cache=True)
+def _near(a, x, k, state):  # type: ignore[no-untyped-def]
+    """Return a slot to try for segment k: where a neighbour in order or in the graph runs, or any."""
+    u = _random(state)
+    if u < 0.2 and k > 0:
+        return x[k - 1]
+    if u < 0.4 and k + 1 < x.shape[0]:
+        return x[k + 1]
+    inputs = a.first[k + 1] - a.first[k]
+    if u < 0.5 and inputs > 0:
+        return x[a.source[a.first[k] + _below(state, inputs)]]
+    return _below(state, a.capacity.shape[0])
+
+
+@njit(cache=True)
+def _propose(a, x, y, state):  # type: ignore[no-untyped-def]
+    """Change y, a copy of x: move one segment, move a block of consecutive ones, swap two, or swap two slots."""
+    segments = x.shape[0]
+    slots = a.capacity.shape[0]
+    u = _random(state)
+    k = _below(state, segments)
+    if a.contiguous:  # moves that keep runs whole, mostly
+        low, high = k, k + 1  # the run of k
+        while low > 0 and x[low - 1] == x[k]:
+            low -= 1
+        while high < segments and x[high] == x[k]:
+            high += 1
+        if u < 0.25 and low > 0:  # the run before takes a head of this run
+            y[low : k + 1] = x[low - 1]
+        elif u < 0.5 and high < segments:  # the run after takes a tail
+            y[k:high] = x[high]
+        elif u < 0.85:  # a head, a tail or the whole run goes to some slot
+            if u < 0.6:
+                high = k + 1
+            elif u < 0.75:
+                low = k
+            y[low:high] = _below(state, slots)
+        else:
+            _swap_slots(x, y, x[k], _below(state, slots))
+    elif u < 0.5:
+        y[k] = _near(a, x, k, state)
+    elif u < 0.75:
+        size = 2 + _below(state, 1 + segments // 3)
+        y[k : k + size] = _near(a, x, k, state)
+    elif u < 0.95:
+        other = _below(state, segments)
+        y[k], y[other] = x[other], x[k]
+    else:
+        _swap_slots(x, y, x[k], _below(state, slots))
+
+
+@njit(cache=True)
+def _swap_slots(x, y, p, q):  # type: ignore[no-untyped-def]
+    for i in range(x.shape[0]):
+        if x[i] == p:
+            y[i] = q
+        elif x[i] == q:
+            y[i] = p
+
+
+@njit(cache=True)
+def _keep(archive, points, count, x, time, energy):  # type: ignore[no-untyped-def]
+    """Put x into the archive if nothing there is as good in both figures; return how many it holds."""
+    for n in range(count):
+        if points[n, 0] <= time and points[n, 1] <= energy:
+            return count
+    kept = 0
+    for n in range(count):
+        if points[n, 0] < time or points[n, 1] < energy:
+            if kept != n:
+                points[kept] = points[n]
+                archive[kept] = archive[n]
+            kept += 1
+    if kept < archive.shape[0]:
+        points[kept, 0], points[kept, 1] = time, energy
+        archive[kept] = x
+        kept += 1
+    return kept
+
+
+@njit(cache=True)
+def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # type: ignore[no-untyped-def]
+    """Anneal from x (legal, unless the mode is EXCESS) for `moves` proposals; x becomes the best met.
+
+    The temperature falls from `hot` to COLD, in units of the value of x.
+
+    Returns its value, and how many mappings `archive` [N, K] and `points` [N, 2] (T, E) hold now: those accepted on the
+    way that none other met beats in both. Contiguous problems start from, and stay with, whole runs.
+    """
+    segments, slots = a.compute.shape
+    end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
+    seen = np.zeros(slots, np.bool_)
+    changed = np.zeros(slots, np.bool_)
+    ample = np.empty(slots, np.bool_)
+    everything = a.resident.sum() + a.workspace.max()
+    for s in range(slots):
+        ample[s] = everything <= a.capacity[s]
+    state = np.empty(1, np.uint64)
+    state[0] = np.uint64(seed * 2654435769 + 88172645463325252)
+    for _ in range(8):
+        _random(state)
+    now, y = x.copy(), x.copy()
+    value, time, energy = _value(a, mode, weight, np.inf, x, end, busy, load)
+    best = value
+    if mode != EXCESS:
+        count = _keep(archive, points, count, x, time, energy)
+    temperature = hot * value
+    cooling = (COLD / hot) ** (1.0 / max(moves, 1))
+    for _ in range(moves):
+        if best <= 0.0:
+            break
+        temperature *= cooling
+        _propose(a, now, y, state)
+        legal, same = True, True
+        for s in range(slots):
+            changed[s] = False
+        for k in range(segments):
+            if y[k] != now[k]:
+                same = False
+                changed[y[k]] = True
+                if not a.ok[k, y[k]]:
+                    legal = False
+        if same:
+            continue
+        if mode == EXCESS:
+            legal = True
+        else:
+            for s in range(slots):
+                if legal and changed[s] and not ample[s] and not fits(a, y, s):
+                    legal = False
+        if legal and a.contiguous and not one_run_each(y, seen):
+            legal = False
+        if not legal:
+            y[:] = now
+            continue
+        limit = value - temperature * np.log(_random(state))  # Metropolis, the coin tossed first
+        after, time, energy = _value(a, mode, weight, limit, y, end, busy, load)
+        if after <= limit:
+            value = after
+            now[:] = y
+            if mode != EXCESS:
+                count = _keep(archive, points, count, y, time, energy)
+            if after < best:
+                best = after
+                x[:] = y
+        else:
+            y[:] = now
+    return best, count
+
+
+@njit(cache=True)
+def anneal_each(a, starts, weights, modes, moves, hot, seed, archive, points):  # type: ignore[no-untyped-def]
+    """Anneal once for each row of weights [W, 2] in mode modes [W], from the best of starts [N, K] and the archive.
+
+    Returns how many mappings the archive holds.
+    """
+    segments, slots = a.compute.shape
+    end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
+    x = np.empty(segments, np.int64)
+    count = 0
+    for n in range(starts.shape[0]):
+        _, time, energy = _value(a, WEIGHTED, weights[0], np.inf, starts[n], end, busy, load)
+        count = _keep(archive, points, count, starts[n], time, energy)
+    for w in range(weights.shape[0]):
+        best = np.inf
+        for n in range(count):
+            first, second = weights[w, 0] * points[n, 0], weights[w, 1] * points[n, 1]
+            value = max(first, second) if modes[w] == CORNER else first + second
+            if value < best:
+                best = value
+                x[:] = archive[n]
+        _, count = anneal(a, modes[w], weights[w], moves, hot, seed + w, x, archive, points, count)
+    return count

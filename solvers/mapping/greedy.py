@@ -1,0 +1,65 @@
+"""Greedy list scheduling: each segment, in order, where it costs least at that moment."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.mapping.bounds import lower_bound
+from solvers.mapping.evaluate import best_of, finish
+from solvers.mapping.problem import Mapping, MappingProblem
+from solvers.mapping.solver import MappingSolver
+
+if TYPE_CHECKING:
+    from solvers.mapping._kernels import Arrays
+
+REPAIR_MOVES = 400  # a segment
+
+
+class Greedy(MappingSolver):
+    """Each segment goes where it ends first (serial) or to the slot least loaded (pipelined), energy weighed in.
+
+    That is how heavy segments find the free slots. Where it runs out of memory, a legal mapping is sought by packing
+    the largest segments first and annealing away what does not fit. Deterministic for a seed.
+    """
+
+    name = "greedy"
+    required_modules = ("numba",)
+
+    def solve(
+        self,
+        problem: MappingProblem,
+        *,
+        deadline_s: float = 10.0,
+        seed: int = 0,
+        warm_start: NDArray[np.int64] | None = None,
+    ) -> Mapping:
+        """Return the greedy mapping, or the warm start where that is better. Takes well under any deadline."""
+        from solvers.mapping._kernels import arrays
+
+        started = perf_counter()
+        found = best_of(problem, [greedy_assignment(problem, arrays(problem), seed=seed), warm_start])
+        return finish(problem, found, lower_bound=lower_bound(problem), solver=self.name, started=started)
+
+
+def greedy_assignment(problem: MappingProblem, compiled: Arrays, *, seed: int = 0) -> NDArray[np.int64] | None:
+    """Return a legal mapping [K] by list scheduling, or by repair where that runs out of memory, or None."""
+    from solvers.mapping import _annealing
+
+    x = np.zeros(problem.segments, dtype=np.int64)
+    if _annealing.list_schedule(compiled, problem.time_weight, problem.energy_weight, x):
+        return x
+    if not compiled.ok.any(axis=1).all():
+        return None
+    if problem.contiguous:  # whole runs: all on the largest slot
+        x[:] = int(np.argmax(problem.capacity_bytes))
+    else:
+        _annealing.largest_first(compiled, x)
+    no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
+    excess, _ = _annealing.anneal(
+        compiled, _annealing.EXCESS, np.ones(2), REPAIR_MOVES * problem.segments, 0.3, seed, x, *no_archive, 0
+    )
+    return x if excess == 0 else None

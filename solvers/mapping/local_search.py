@@ -1,0 +1,157 @@
+"""Annealed local search over mappings, compiled; one mapping, or a set of trade-offs between time and energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.errors import SolverError
+from solvers.mapping.bounds import bounds_and_starts
+from solvers.mapping.evaluate import best_of, evaluate, finish
+from solvers.mapping.greedy import greedy_assignment
+from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
+from solvers.mapping.solver import MappingSolver
+
+if TYPE_CHECKING:
+    from solvers.mapping._kernels import Arrays
+
+HOT = (0.3, 0.1, 0.03)  # temperature at the start of each round, in units of the best value so far
+LEAST_MOVES = 1000  # a round
+
+
+class LocalSearch(MappingSolver):
+    """Moves one segment, a block of consecutive ones, swaps two segments or two slots; annealed, memory hard.
+
+    Starts from the best of the warm start, the greedy mapping, each single slot, and the mappings that the lower bound
+    met. Its effort is a count of moves, so that the same seed gives the same answer; the deadline is a guard only.
+    """
+
+    name = "local_search"
+    required_modules = ("numba",)
+
+    def __init__(self, *, rounds: int = 3, moves_per_segment: int = 40) -> None:
+        """Anneal `rounds` times from the best so far, each for moves_per_segment x K moves."""
+        if rounds < 0 or moves_per_segment < 0:
+            raise SolverError(f"rounds {rounds} and moves_per_segment {moves_per_segment}", "zero or more")
+        self.rounds = rounds
+        self.moves_per_segment = moves_per_segment
+
+    def solve(
+        self,
+        problem: MappingProblem,
+        *,
+        deadline_s: float = 10.0,
+        seed: int = 0,
+        warm_start: NDArray[np.int64] | None = None,
+    ) -> Mapping:
+        """Return the best mapping met. Stops early where the bound is reached, or at the deadline between rounds."""
+        from solvers.mapping import _annealing
+        from solvers.mapping._kernels import arrays
+
+        started = perf_counter()
+        compiled = arrays(problem)
+        weight = np.array([problem.latency_weight, problem.energy_weight])
+        bounds, starts = bounds_and_starts(problem, weight[None], compiled)
+        bound = float(bounds[0])
+        x = best_of(problem, [warm_start, *starts, *simple_starts(problem, compiled, seed)])
+        if x is None:
+            return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
+        value = float(evaluate(problem, x).objective[0])
+        history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
+        no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
+        x = x.copy()
+        for turn in range(self.rounds):
+            if value <= bound * (1 + 1e-9) or perf_counter() - started > deadline_s:
+                break
+            moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
+            after, _ = _annealing.anneal(
+                compiled,
+                _annealing.WEIGHTED,
+                weight,
+                moves,
+                HOT[turn % len(HOT)],
+                seed * self.rounds + turn,
+                x,
+                *no_archive,
+                0,
+            )
+            if after < value:
+                value = float(after)
+                history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
+        return finish(problem, x, lower_bound=bound, solver=self.name, started=started, history=history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TradeOffs:
+    """Legal mappings of which none beats another in both T and E, fastest first."""
+
+    assignments: NDArray[np.int64]  # [N, K]
+    latency_ms: NDArray[np.float64]  # [N] T of the problem's regime
+    energy_mj: NDArray[np.float64]  # [N] static part included
+
+
+def local_search_many(
+    problem: MappingProblem,
+    weights: NDArray[np.float64],
+    *,
+    corners: NDArray[np.float64] | None = None,
+    seed: int = 0,
+    moves: int = 600,
+    most: int = 64,
+    warm_starts: NDArray[np.int64] | None = None,
+) -> TradeOffs:
+    """Return the non-dominated mappings met by annealing once for each objective, in one compiled call.
+
+    Parameters
+    ----------
+    weights
+        [W, 2] rows (a, b): make a * T + b * E small, T in ms and E in mJ. The problem's own weights play no part.
+    corners
+        [C, 2] rows (Lq, Eq): make max(T / Lq, E / Eq) small; below 1 the corner is beaten in both. Reaches points
+        between those of weighted sums.
+    moves
+        Annealing moves for each objective.
+    most
+        Mappings kept at most; once full, a new one enters only where it beats another in both figures.
+    warm_starts
+        [M, K] mappings to start from as well; illegal ones are left out.
+
+    An empty result means that no legal mapping was found. Deterministic for a seed. Raises SolverError for weights or
+    corners that are negative or of another shape.
+    """
+    from solvers.mapping import _annealing
+    from solvers.mapping._kernels import arrays
+
+    weights = np.asarray(weights, dtype=np.float64).reshape(-1, 2)
+    aims = np.empty((0, 2)) if corners is None else np.asarray(corners, dtype=np.float64).reshape(-1, 2)
+    if not (len(weights) + len(aims) and (weights >= 0).all() and (aims > 0).all()):
+        raise SolverError("weights must be [W, 2] and >= 0, corners [C, 2] and > 0, one row at least")
+    compiled = arrays(problem)
+    candidates = [*bounds_and_starts(problem, weights, compiled)[1], *simple_starts(problem, compiled, seed)]
+    if warm_starts is not None:
+        candidates += list(np.atleast_2d(np.asarray(warm_starts, dtype=np.int64)))
+    starts = np.stack(candidates) if candidates else np.empty((0, problem.segments), dtype=np.int64)
+    starts = starts[evaluate(problem, starts).feasible]
+    archive, points = np.empty((most, problem.segments), dtype=np.int64), np.empty((most, 2))
+    count = 0
+    if len(starts):
+        rows = np.concatenate([weights, 1 / aims])
+        modes = np.repeat([_annealing.WEIGHTED, _annealing.CORNER], [len(weights), len(aims)])
+        count = _annealing.anneal_each(compiled, starts, rows, modes, moves, HOT[-1], seed, archive, points)
+    found = archive[np.argsort(points[:count, 0], kind="stable")]
+    evaluation = evaluate(problem, found)
+    if not evaluation.feasible.all():
+        raise SolverError("local search returns a mapping that is not legal")
+    return TradeOffs(assignments=found, latency_ms=evaluation.latency_ms, energy_mj=evaluation.energy_mj)
+
+
+def simple_starts(problem: MappingProblem, compiled: Arrays, seed: int = 0) -> list[NDArray[np.int64]]:
+    """Return the greedy mapping, if it finds one, and all segments on each slot that can hold them."""
+    single = np.flatnonzero(compiled.ok.all(axis=0))
+    starts = [np.full(problem.segments, s, dtype=np.int64) for s in single.tolist()]
+    greedy = greedy_assignment(problem, compiled, seed=seed)
+    return starts if greedy is None else [greedy, *starts]

@@ -1,0 +1,33 @@
+"""solve_mapping: a problem and the name of a solver in, the best mapping and its bound out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.errors import SolverError
+from solvers.mapping.problem import Mapping, MappingProblem
+from solvers.mapping.solver import mapping_solver
+
+
+def solve_mapping(
+    problem: MappingProblem,
+    solver: str = "cp_sat",
+    *,
+    deadline_s: float = 10.0,
+    seed: int = 0,
+    warm_start: NDArray[np.int64] | None = None,
+) -> Mapping:
+    """Return the best mapping that the named solver finds until the deadline, with a lower bound on the objective.
+
+    `warm_start` [K] is a mapping to start from; the answer is never worse than it where it is legal.
+
+    Raises SolverError for a solver that does not exist, lacks a module or does not do the problem's regime, a deadline
+    that is not positive, and a warm start that names slots that do not exist.
+    """
+    found = mapping_solver(solver)
+    if problem.regime not in found.regimes:
+        raise SolverError(f"solver {solver!r} does not do the {problem.regime} regime", f"it does {found.regimes}")
+    if not deadline_s > 0:
+        raise SolverError(f"deadline_s is {deadline_s}", "a positive number of seconds")
+    return found.solve(problem, deadline_s=deadline_s, seed=seed, warm_start=warm_start)
