@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import linecache
 import io
+import linecache
 import logging
 import traceback
 import warnings
