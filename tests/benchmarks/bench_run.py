@@ -15,7 +15,7 @@ from tests.benchmarks.figure import Figure
 
 
 def run(study: str, out: Path, cache: Path) -> dict[str, Any]:
-    """Run a study with its own caches (traced graphs, compiled loops), as a user does; return the answer of --json and the wall time."""
+    """Run a study as a user does, with its own caches of traced graphs and compiled loops; return the --json answer."""
     command = [sys.executable, "-c", "from dse.cli import main; main()"]
     started = time.perf_counter()
     done = subprocess.run(

@@ -29,7 +29,7 @@ COUNTS = ("study", "designs", "evaluated", "open_unmapped", "infeasible", "faile
 @click.argument("study")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
-@click.option("--budget", type=click.IntRange(min=0), help="Designs to evaluate in all, earlier runs included.")
+@click.option("--budget", type=click.IntRange(min=1), help="Designs to evaluate in all, earlier runs included.")
 @click.option("--seed", type=int, help="Replaces the study's seed.")
 @click.option("--retry-failed", is_flag=True, help="Evaluate again the designs that failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
