@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.graph import WorkloadGraph
+from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
+from workloads.errors import WorkloadError
+from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
+
+SEGMENT_SIZE = 4
+"""Layers of a segment where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A run of consecutive layers. Fields as in the owner's specification (version_c.md 9.1), then ours."""
+    """A run of consecutive layers. Fields as in the owner's specification (version_c.md 9.1), then ours.
+
+    `seq_len` to `mlp_ratio` are those of the layer with the most FLOPs among those that have them.
+    """
 
     id: int
     layer_indices: tuple[int, ...]
@@ -31,8 +43,8 @@ class Segment:
     fine_groups: int | None = None
     name: str = ""  # from the module paths of its layers
     macs: float = 0.0
-    attn_flops_ratio: float = 0.0
-    weight_bytes: float = 0.0
+    attn_flops_ratio: float = 0.0  # FLOPs of attention_layers
+    weight_bytes: float = 0.0  # a weight that several of its layers read alike counts once
     workspace_bytes: float = 0.0  # peak of live activations while it runs, its inputs and outputs included
 
 
@@ -41,7 +53,8 @@ class SegmentGraph(Sequence[Segment]):
     """DAG of K segments over a workload graph, in topological order.
 
     `segment_of_layer` [N] never decreases. `edges` [E, 2] are pairs of segments, each once, with the bytes that the
-    consumer reads of the producer (a tensor that several of its layers read counts once).
+    consumer reads of the producer (a tensor that several of its layers read counts once). All bytes and operations
+    hold for inputs of `batch` examples and floating values of `float_bytes`.
     """
 
     graph: WorkloadGraph
@@ -64,3 +77,265 @@ class SegmentGraph(Sequence[Segment]):
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
+
+    def at(self, batch: int = 1, float_bytes: int = 4) -> SegmentGraph:
+        """Return the same segments at another batch and precision.
+
+        Operations and activations grow with the batch: dimension 0 of every activation is taken to be the batch.
+        Weights do not. What is floating takes `float_bytes` a real number instead of the layer's own; the tensors of
+        layers without floating values keep their size. Marks of fine splitting are kept.
+
+        Raises WorkloadError where one of them is not positive.
+        """
+        for name, value in (("batch", batch), ("float_bytes", float_bytes)):
+            if value <= 0:
+                raise WorkloadError(f"{name} is {value}", "at least 1")
+        scaled = _measure(self.graph, self.segment_of_layer, batch, float_bytes)
+        marked = zip(scaled.segments, self.segments, strict=True)
+        return replace(
+            scaled,
+            segments=tuple(replace(s, can_split_fine=m.can_split_fine, fine_groups=m.fine_groups) for s, m in marked),
+        )
+
+    @cached_property
+    def features(self) -> NDArray[np.void]:
+        """Record array [N] of LAYER_FEATURES, at this batch and precision."""
+        return _scaled(self.graph, self.batch, self.float_bytes).rows
+
+    @cached_property
+    def flops(self) -> NDArray[np.float64]:
+        """FLOPs [K]."""
+        return np.array([segment.flops for segment in self.segments])
+
+    @cached_property
+    def weight_bytes(self) -> NDArray[np.float64]:
+        """Weights [K] that a segment keeps in memory."""
+        return np.array([segment.weight_bytes for segment in self.segments])
+
+    @cached_property
+    def workspace_bytes(self) -> NDArray[np.float64]:
+        """Peak of live activations [K] while a segment runs."""
+        return np.array([segment.workspace_bytes for segment in self.segments])
+
+    @cached_property
+    def output_bytes(self) -> NDArray[np.float64]:
+        """What a segment writes for others [K], each tensor once."""
+        return np.array([segment.traffic_out_bytes for segment in self.segments])
+
+
+def build_segments(
+    graph: WorkloadGraph,
+    *,
+    segment_size: int | None = None,
+    depth: int | None = None,
+    count: int | None = None,
+    balance: float = 1.25,
+) -> SegmentGraph:
+    """Cut a workload graph into segments of consecutive layers.
+
+    At the batch as traced, and with floating values of the size that most layers were traced with.
+
+    In one of three ways: `segment_size` layers each (4, where nothing is given); by the module that computes them,
+    told apart by the first `depth` names of its path; or `count` segments with the least traffic between them, none
+    heavier than `balance` times the heaviest of the most even cut (see cut_least_traffic).
+
+    Raises WorkloadError where more than one way is given, a number is out of range, or the graph has no layers.
+    """
+    ways = {"segment_size": segment_size, "depth": depth, "count": count}
+    given = [f"{name}={value}" for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise WorkloadError(f"build_segments got {' and '.join(given)}", f"only one of {', '.join(ways)}")
+    if not graph.layers:
+        raise WorkloadError(f"the graph {graph.name!r} has no layers", "trace a model that computes something")
+    if depth is not None:
+        first = cut_by_module(graph, depth)
+    elif count is not None:
+        first = cut_least_traffic(graph, count, balance)
+    else:
+        first = cut_every(graph, SEGMENT_SIZE if segment_size is None else segment_size)
+    segment_of_layer = np.zeros(len(graph.layers), np.int64)
+    segment_of_layer[first[1:]] = 1
+    return _measure(graph, np.cumsum(segment_of_layer), graph.batch, _traced_float_bytes(graph))
+
+
+def mark_fine_splittable_segments(segments: SegmentGraph, cfg: Mapping[str, Any]) -> SegmentGraph:
+    """Mark the segments that are worth splitting over several slots (version_c.md 9.2); return the marked graph.
+
+    Those whose share of attention FLOPs is above `cfg["fine_split_attn_ratio_threshold"]` and that write more than
+    `cfg["fine_split_traffic_threshold"]` bytes for others, at the batch and precision of `segments`. Their
+    `fine_groups` is `cfg["fine_groups"]`, 2 where that is missing.
+
+    Raises WorkloadError for a threshold that is missing or no number, and for fewer than 2 groups.
+    """
+    thresholds = {}
+    for key in ("fine_split_attn_ratio_threshold", "fine_split_traffic_threshold"):
+        value = cfg.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise WorkloadError(f"{key} is {value!r}" if key in cfg else f"{key} is missing", "a number")
+        thresholds[key] = value
+    groups = cfg.get("fine_groups", 2)
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
+        raise WorkloadError(f"fine_groups is {groups!r}", "a whole number, at least 2")
+    ratio, traffic = thresholds.values()
+    return replace(
+        segments,
+        segments=tuple(
+            replace(segment, can_split_fine=True, fine_groups=groups)
+            if segment.attn_flops_ratio > ratio and segment.traffic_out_bytes > traffic
+            else replace(segment, can_split_fine=False, fine_groups=None)
+            for segment in segments
+        ),
+    )
+
+
+def attention_layers(graph: WorkloadGraph) -> NDArray[np.bool_]:
+    """Which layers [N] belong to attention.
+
+    Those of kind ATTENTION, and all layers called in or under a module that calls such a kernel, or calls both a
+    softmax and a product of two activations: the projections of queries, keys, values and of the output. The model
+    itself is no such module; there the kernels alone count.
+    """
+    kinds: dict[str, set[OperatorKind]] = {}
+    for layer in graph.layers:
+        kinds.setdefault(layer.module, set()).add(layer.kind)
+    modules = {
+        module
+        for module, called in kinds.items()
+        if module and (OperatorKind.ATTENTION in called or called >= {OperatorKind.SOFTMAX, OperatorKind.MATMUL})
+    }
+
+    def inside(layer: Layer) -> bool:
+        parts = layer.module.split(".")
+        return layer.kind is OperatorKind.ATTENTION or any(
+            ".".join(parts[:length]) in modules for length in range(1, len(parts) + 1)
+        )
+
+    return np.array([inside(layer) for layer in graph.layers], np.bool_)
+
+
+def _traced_float_bytes(graph: WorkloadGraph) -> int:
+    """Size of a floating value as traced: of most layers, where they differ."""
+    sizes = Counter(layer.float_bytes for layer in graph.layers if layer.float_bytes)
+    return sizes.most_common(1)[0][0] if sizes else 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scaled:
+    """A graph's arrays at another batch and precision."""
+
+    rows: NDArray[np.void]  # [N] LAYER_FEATURES
+    edge_bytes: NDArray[np.float64]  # [E]
+    external_bytes: NDArray[np.float64]  # [N] read of the model's inputs
+    precision: NDArray[np.float64]  # [N] by what bytes of weights grow
+
+
+def _scaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> _Scaled:
+    """Scale each tensor by the floating size of the layer that wrote it; the model's inputs by that of the reader."""
+    rows = graph.features.copy()
+    precision = np.where(
+        rows["float_bytes"] > 0, float_bytes / np.where(rows["float_bytes"] > 0, rows["float_bytes"], 1.0), 1.0
+    )
+    growth = batch / graph.batch * precision
+    producer, consumer = graph.edges.T
+    edge_bytes = graph.edge_bytes * growth[producer]
+    external = np.maximum(rows["input_bytes"] - sum_by(consumer, graph.edge_bytes, len(rows)), 0.0)
+    different = sum_by(consumer, edge_bytes - graph.edge_bytes * growth[consumer], len(rows))
+    rows["input_bytes"] = np.maximum(rows["input_bytes"] * growth + different, 0.0)
+    rows["output_bytes"] *= growth
+    rows["weight_bytes"] *= precision
+    rows["float_bytes"] *= precision
+    for name in ("macs", "flops"):
+        rows[name] *= batch / graph.batch
+    return _Scaled(rows=rows, edge_bytes=edge_bytes, external_bytes=external * growth, precision=precision)
+
+
+def _measure(graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], batch: int, float_bytes: int) -> SegmentGraph:
+    """Sum up the layers of each segment at a batch and precision."""
+    scaled = _scaled(graph, batch, float_bytes)
+    rows, edges, edge_bytes = scaled.rows, graph.edges, scaled.edge_bytes
+    first = np.flatnonzero(np.diff(segment_of_layer, prepend=-1))
+    count = len(first)
+    reads = segment_reads(edges, edge_bytes, rows["output_bytes"], segment_of_layer)
+    limits = tensor_limits(edges, edge_bytes, rows["output_bytes"])
+    between, traffic = segment_edges(reads, segment_of_layer)
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sum_by(segment_of_layer, values, count)
+
+    flops = total(rows["flops"])
+    attention = total(rows["flops"] * attention_layers(graph))
+    columns: dict[str, list[Any]] = {
+        "flops": flops.tolist(),
+        "macs": total(rows["macs"]).tolist(),
+        "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]).tolist(),
+        "attn_flops_ratio": (attention / np.where(flops > 0, flops, 1.0)).tolist(),
+        "weight_bytes": _resident_weights(graph, scaled.precision, segment_of_layer).tolist(),
+        "workspace_bytes": peak_live_bytes(
+            reads, rows["output_bytes"], scaled.external_bytes, segment_of_layer
+        ).tolist(),
+        "traffic_in_bytes": sum_by(between[:, 1], traffic, count).tolist(),
+        "traffic_out_bytes": written_for_others(reads, limits, segment_of_layer).tolist(),
+        "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
+        "name": _names(graph, first),
+        "mlp_ratio": _of_heaviest(rows, "mlp_ratio", segment_of_layer).tolist(),
+    }
+    for name in ("seq_len", "embed_dim", "num_heads"):
+        columns[name] = _of_heaviest(rows, name, segment_of_layer).astype(np.int64).tolist()
+    ends = [*first[1:].tolist(), len(rows)]
+    segments = tuple(
+        Segment(
+            id=k,
+            layer_indices=tuple(range(start, end)),
+            **{name: column[k] for name, column in columns.items()},
+        )
+        for k, (start, end) in enumerate(zip(first.tolist(), ends, strict=True))
+    )
+    return SegmentGraph(
+        graph=graph,
+        segments=segments,
+        segment_of_layer=segment_of_layer,
+        edges=between,
+        edge_bytes=traffic,
+        batch=batch,
+        float_bytes=float_bytes,
+    )
+
+
+def _resident_weights(
+    graph: WorkloadGraph, precision: NDArray[np.float64], segment_of_layer: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Bytes of weights [K]; equal reads of one weight by layers of a segment count once."""
+    weights = sum_by(segment_of_layer, graph.features["weight_bytes"] * precision, int(segment_of_layer[-1]) + 1)
+    seen: set[tuple[int, str, int]] = set()
+    for index, (layer, segment) in enumerate(zip(graph.layers, segment_of_layer.tolist(), strict=True)):
+        for name, nbytes in layer.weights.items():
+            if (segment, name, nbytes) in seen:
+                weights[segment] -= nbytes * precision[index]
+            seen.add((segment, name, nbytes))
+    return weights
+
+
+def _of_heaviest(rows: NDArray[np.void], name: str, segment_of_layer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`rows[name]` [K] of each segment's layer with the most FLOPs among those where it is not 0, else 0."""
+    found = np.zeros(int(segment_of_layer[-1]) + 1)
+    having = np.flatnonzero(rows[name])
+    having = having[np.argsort(rows["flops"][having], kind="stable")]
+    found[segment_of_layer[having]] = rows[name][having]  # the last one written stays
+    return found
+
+
+def _names(graph: WorkloadGraph, first: NDArray[np.int64]) -> list[str]:
+    """Longest module path that a segment's layers share, or its parts of the model; numbered where others have it too.
+
+    Layers that the model itself calls have a say only where there are no others.
+    """
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for start, end in zip(first, [*first[1:], len(graph.layers)], strict=True):
+        paths = [layer.module.split(".") for layer in graph.layers[start:end] if layer.module]
+        levels = [list(dict.fromkeys(level)) for level in zip(*paths, strict=False)]  # distinct names, in order
+        name = ".".join(level[0] for level in takewhile(lambda level: len(level) == 1, levels))
+        name = name or (" + ".join(levels[0]) if levels else graph.name)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
