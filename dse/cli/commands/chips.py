@@ -27,6 +27,7 @@ UNITS = {
     "sram_mb": "MB",
     "price_usd": "USD",
 }
+MEASURED = ("achievable", "achievable_bw")  # 1 where nobody measured
 NOT_ROWS = ("name", "peak_flops", "source", "assumed", "rules")
 
 
@@ -111,5 +112,12 @@ def _datasheet(chip: ChipType, library: ChipLibrary) -> None:
 
 
 def _row(chip: ChipType, field: str, label: str, value: object, unit: str, everywhere: str) -> tuple[object, ...]:
-    basis = "assumed" if field in chip.assumed else "given"
-    return label, value, unit, basis, chip.source.get(field, everywhere)
+    """Return a line of the datasheet; what is assumed or not measured does not lean on the chip's general source."""
+    source, basis = chip.source.get(field, ""), "given"
+    if field in chip.assumed:
+        basis = "assumed"
+    elif field in MEASURED and not source and value == 1.0:
+        basis = "not measured"
+    else:
+        source = source or everywhere
+    return label, str(value) if field == "year" else value, unit, basis, source
