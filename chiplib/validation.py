@@ -112,12 +112,14 @@ def validate(
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return a hint for the misspelt `name`: the nearest of `known`, else all of them."""
+    """Return a hint for the misspelt `name`: those of `known` that it begins, else the nearest, else all of them."""
     names = sorted(known)
     lowered = {n.lower(): n for n in reversed(names)}
-    near = get_close_matches(str(name).lower(), lowered, n=1)
+    asked = str(name).lower()
+    near = [key for key in lowered if len(asked) > 2 and key.startswith(asked)]
+    near = sorted(near)[:4] or get_close_matches(asked, lowered, n=1)
     if near:
-        return f"did you mean {lowered[near[0]]!r}?"
+        return f"did you mean {' or '.join(repr(lowered[key]) for key in near)}?"
     return f"one of {', '.join(names)}" if names else "none is known"
 
 
