@@ -135,8 +135,10 @@ def test_chiplets_leave_a_real_choice() -> None:
     chips = list(load_library("chiplets").chips.values())
 
     def merits(chip: ChipType) -> tuple[float, ...]:
-        peak = max(chip.peak_flops.values()) * chip.achievable
-        return peak, chip.peak_bw, chip.mem_gb, -chip.area_mm2, -chip.tdp_w
+        peaks = [
+            chip.peak_flops.get(precision, 0.0) * chip.achievable for precision in (Precision.FP16, Precision.INT8)
+        ]
+        return *peaks, chip.peak_bw, chip.mem_gb, -chip.area_mm2, -chip.tdp_w
 
     def beats(one: ChipType, other: ChipType) -> bool:
         return one is not other and all(a >= b for a, b in zip(merits(one), merits(other), strict=True))

@@ -120,7 +120,7 @@ def test_wrong_outline_is_accepted_where_assumed_or_of_several_dies(tmp_path: Pa
         ("chip_types: []", "chip_types is empty", "at least one"),
         ("links: []", "chip_types: missing", "a list of chips"),
         ("chip_type: []", "chip_type: unknown key", "did you mean 'chip_types'?"),
-        ("links:\n  - name: a\n    mem_gb: 1\n    mem_gb: 2\n", "key 'mem_gb' is given twice, in lines 3 and 4", "once"),
+        ("links:\n  - name: a\n    mem_gb: 1\n    mem_gb: 2\n", "'mem_gb' is given twice, in lines 3 and 4", "once"),
         ("chip_types: !!python/object:os.system {}", "python/object", "mend the YAML"),
         ("{\x00: 1}", "not YAML", "a text file"),
     ],
