@@ -50,7 +50,8 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
         (assignment, working, start, end),
     )
     slot: list[NDArray[np.int64]] = [used]
-    ms, change = [np.zeros(len(used))], [weights[used]]
+    ms: list[NDArray[np.float64]] = [np.zeros(len(used))]
+    change: list[NDArray[np.float64]] = [weights[used]]
     for where, size, begin, finish in claims:
         for times, sign in ((begin, 1.0), (finish, -1.0)):
             slot.append(np.broadcast_to(where, times.shape).reshape(-1))

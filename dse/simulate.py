@@ -174,7 +174,7 @@ class _Job:
             hold_ms=hold_ms,
             latency_ms=latency_ms,
             link_start=_offsets(per_edge),
-            link=link,
+            link=np.ascontiguousarray(link),
         )
 
     def run(self, *, inputs: int, window: int, contention: bool) -> _Events:
