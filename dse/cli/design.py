@@ -61,6 +61,7 @@ class MappedDesign:
     precision: str
     batch: int
     contiguous: bool
+    goal: Objective  # what was made best
     table: CostTable
     mapping: Mapping
     regime: Regime
@@ -85,6 +86,7 @@ class MappedDesign:
             "batch": self.batch,
             "contiguous": self.contiguous,
             "regime": self.regime,
+            "goal": self.goal,
             "solver": mapping.solver,
             "objective": mapping.objective,
             "lower_bound": mapping.lower_bound,
@@ -119,9 +121,10 @@ class MappedDesign:
         """Return how good the mapping is, in a sentence."""
         mapping = self.mapping
         gap = "proven optimal" if mapping.status == "optimal" else f"gap {100 * mapping.gap:.3g} %"
+        unit = "mJ" if self.goal == "energy" else "ms"
         return (
-            f"{mapping.solver}: objective {mapping.objective:.6g}, lower bound {mapping.lower_bound:.6g}, {gap}, "
-            f"{mapping.wall_s:.2f} s."
+            f"{mapping.solver}: {self.goal} objective {mapping.objective:.6g} {unit}, lower bound "
+            f"{mapping.lower_bound:.6g} {unit}, {gap}, {mapping.wall_s:.2f} s."
         )
 
 
@@ -159,7 +162,8 @@ def map_design(
         raise click.UsageError("--segments, --segment-size and --depth exclude each other")
     names = tuple(name.strip() for name in chips.split(",") if name.strip())
     system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
-    segments = workloads.build_segments(workloads.load_any(workload), **(given or {"segment_size": 4}))
+    graph = workloads.trace_factory(workload) if ":" in workload else workloads.load(workload)
+    segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
     table = cost_table(segments, system, model=model, precision=precision, batch=batch)
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
@@ -170,6 +174,7 @@ def map_design(
         precision=precision,
         batch=batch,
         contiguous=contiguous,
+        goal=objective,
         table=table,
         mapping=mapping,
         regime=problem.regime,

@@ -64,8 +64,10 @@ def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any
     if as_json:
         emit_json(answer)
         return
-    metrics = [(name, answer["metrics"][name], unit) for name, unit in UNITS.items()]
-    print_table(("metric", "value", "unit"), metrics, title=f"{design.title}, {design.regime}, {inputs} inputs")
+    metrics = [(name, unit, answer["metrics"][name]) for name, unit in UNITS.items()]
+    count = "1 input" if inputs == 1 else f"{inputs} inputs"
+    click.echo(f"{design.title}, {design.regime}, {count}")
+    print_table(("metric", "unit", "value"), metrics, left=2)
     print_table(
         ("chip", "slot", "x mm", "y mm", "busy ms", "utilisation", "peak memory MB"),
         [tuple(slot[key] for key in SLOT_KEYS) for slot in answer["slots"]],
