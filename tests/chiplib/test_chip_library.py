@@ -13,6 +13,7 @@ import pytest
 
 from chiplib import ChipError, ChipType, Precision, System, load_library, shipped_libraries
 from chiplib.chip import AREA_TOLERANCE
+from chiplib.cost import chip_cost
 from chiplib.technology import technology
 
 OWNERS_FILE = """
@@ -131,14 +132,14 @@ def test_chiplets_fit_a_slot_and_a_network(chip: ChipType) -> None:
 
 
 def test_chiplets_leave_a_real_choice() -> None:
-    """No die is at least as good as another in peak, bandwidth, memory, area and power all at once."""
+    """No die is at least as good as another in peaks, bandwidth, memory, cost and power all at once."""
     chips = list(load_library("chiplets").chips.values())
 
     def merits(chip: ChipType) -> tuple[float, ...]:
         peaks = [
             chip.peak_flops.get(precision, 0.0) * chip.achievable for precision in (Precision.FP16, Precision.INT8)
         ]
-        return *peaks, chip.peak_bw, chip.mem_gb, -chip.area_mm2, -chip.tdp_w
+        return *peaks, chip.peak_bw, chip.mem_gb, -chip_cost(chip).total_usd, -chip.tdp_w
 
     def beats(one: ChipType, other: ChipType) -> bool:
         return one is not other and all(a >= b for a, b in zip(merits(one), merits(other), strict=True))

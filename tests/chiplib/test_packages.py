@@ -41,10 +41,10 @@ packages = st.one_of(
 )
 
 
-def neighbours(package: Package) -> nx.Graph:
+def neighbours(package: Package) -> "nx.Graph[int]":
     """Physical neighbours by the topology's definition, for mesh and torus."""
     places = {tuple(place): slot for slot, place in enumerate(package.slot_grid.tolist())}
-    graph = nx.Graph()
+    graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(places.values())
     for (row, column), slot in places.items():
         for other in ((row, column + 1), (row + 1, column)):
