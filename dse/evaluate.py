@@ -19,9 +19,10 @@ from dse.detail import detail
 from dse.simulate import simulate
 from dse.space import design_id
 from dse.timeline import Timeline
-from solvers import Placement, PlacementProblem, solve_mapping, solve_placement
 from solvers.mapping.problem import Mapping as SegmentMapping
-from solvers.placement.problem import Outline
+from solvers.mapping.solve import solve_mapping
+from solvers.placement.problem import Outline, Placement, PlacementProblem
+from solvers.placement.solve import solve_placement
 
 
 class Unmappable(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from solvers.mapping.solver import mapping_solver
 
 if TYPE_CHECKING:
     from dse.study import Study
+    from workloads import Reference, WorkloadGraph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def resolve(study: Study, library: ChipLibrary) -> Resolved:
     for name in study.space.mappers:
         mapping_solver(name)
     types = [library.chip(name) for name in designs.chips]
-    graph = workloads.load_any(study.workload)
+    graph, reference = _workload(study.workload)
     segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
     costs = {
         (precision, batch): segment_costs(segments, types, model=study.model, precision=precision, batch=batch)
@@ -61,7 +62,7 @@ def resolve(study: Study, library: ChipLibrary) -> Resolved:
     planes = _bound_all(study, designs, types, packages, costs)
     exact, fits, misfit = _exact(study, designs, types, packages)
     reason = np.where(fits, planes.reason, misfit)
-    workload = workloads.describe_any(study.workload, graph) | {
+    workload = workloads.describe(graph, reference) | {
         "segments": [asdict(segment) for segment in segments],
         "segment_edges": [
             [int(u), int(v), float(size)] for (u, v), size in zip(segments.edges, segments.edge_bytes, strict=True)
@@ -91,6 +92,13 @@ def resolve(study: Study, library: ChipLibrary) -> Resolved:
         datasheets=datasheets,
         fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
     )
+
+
+def _workload(name: str) -> tuple[WorkloadGraph, Sequence[Reference]]:
+    """A workload of the catalogue by name, or any model by `package.module:factory`; and its published figures."""
+    if ":" in name:
+        return workloads.trace_factory(name), ()
+    return workloads.load(name), workloads.entry(name).references
 
 
 def _bound_all(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from dse.errors import DseError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignSpace:
     """What a study varies. `chips` empty means every chip of the library."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     chips: tuple[str, ...] = ()
     min_chips: int = 1

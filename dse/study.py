@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import yaml
@@ -31,6 +31,8 @@ SHIPPED = Path(__file__).parent / "studies"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmentation:
     """How layers are cut into segments: exactly one of the three (see workloads.build_segments)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     segment_size: int | None = None
     depth: int | None = None
@@ -71,6 +73,8 @@ class StudyResult:
 class Study:
     """What to vary (`space`), what matters (`objectives`), and how it is judged."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     name: str
     workload: str  # of the catalogue, or package.module:factory
     library: str  # that ships, or a path
@@ -90,6 +94,8 @@ class Study:
         for key, value, least in (("inputs", self.inputs, 1), ("epsilon", self.epsilon, 0)):
             if value < least:
                 raise DseError(f"{key} is {value}", f"at least {least}")
+        if self.mapping_deadline_s <= 0:
+            raise DseError(f"mapping_deadline_s is {self.mapping_deadline_s}", "a time in seconds above 0")
         if self.budget is not None and self.budget < 1:
             raise DseError(f"budget is {self.budget}", "at least 1 design, or leave it out for no limit")
 

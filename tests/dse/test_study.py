@@ -1,0 +1,210 @@
+"""A study end to end on a network that traces in a moment: its front, its proof, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chiplib import load_library
+from dse import DesignSpace, DseError, Study
+from dse.objectives import Objectives, nondominated
+from dse.resolve import resolve
+from dse.study import Progress
+
+NET = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+    def forward(self, x):
+        return torch.relu(self.a(x)) + self.b(x)
+
+def net():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 7, stride=4), Block(32), nn.Conv2d(32, 128, 3, stride=2), Block(128), Block(128)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)), (torch.zeros(1, 3, 128, 128),)
+"""
+
+STUDY = """
+name: tiny
+workload: tiny_net:net
+segments: {count: 5}
+library: chiplets
+objectives: [latency_ms, energy_mj, cost_usd]
+space:
+  chips: [big_core, small_core, tensor_efficient, npu_int8_7nm, edge_npu_int8]
+  max_chips: 3
+  packages: [substrate_2x2, interposer_2x2]
+  precisions: [fp16, int8]
+seed: 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tiny_net.py").write_text(NET)
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def points_of(folder: Path) -> dict[str, Any]:
+    """Every row on disk by design, without the clock; a design that is there twice fails."""
+    found: dict[str, Any] = {}
+    for file in (folder / "results").glob("*.jsonl"):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            assert row["design"] not in found, "evaluated twice"
+            found[row["design"]] = {key: value for key, value in row.items() if key != "wall_s"}
+    return found
+
+
+def front_of(summary: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [(point["design"], *point["metrics"].values()) for point in summary["front"]]
+
+
+def test_the_front_is_that_of_the_whole_space() -> None:
+    study = Study.load("tiny.yaml")
+    result = study.run("runs/tiny")
+    resolved = resolve(study, load_library(study.library))
+    rows = [resolved.evaluator.row(resolved.designs.params(i)) for i in range(len(resolved.designs))]
+    every = [point["metrics"] for row in rows for point in row["points"]]
+    criteria = Objectives(study.objectives, study.regime).criteria(every)
+    whole = {tuple(values) for values in criteria[nondominated(criteria)]}
+    ours = Objectives(study.objectives, study.regime).criteria([point["metrics"] for point in result.front])
+    assert {tuple(values) for values in ours} == whole
+    assert result.summary["evaluated"] < result.summary["designs"] == len(rows) == 2 * 2 * (5 + 15 + 35)
+    assert result.summary["infeasible"] == sum(not row["points"] for row in rows)
+
+
+def test_no_evaluated_point_beats_the_proof() -> None:
+    study = Study.load("tiny.yaml")
+    result = study.run("runs/tiny", budget=40)
+    assert result.summary["evaluated"] == 40
+    resolved = resolve(study, load_library(study.library))
+    rows = [resolved.evaluator.row(resolved.designs.params(i)) for i in range(len(resolved.designs))]
+    every = Objectives(study.objectives, study.regime).criteria([p["metrics"] for row in rows for p in row["points"]])
+    front = Objectives(study.objectives, study.regime).criteria([point["metrics"] for point in result.front])
+    factor = (front[None] / every[:, None]).max(2).min(1)  # how far each point is from being covered by the front
+    assert result.summary["epsilon"] is not None
+    assert factor.max() <= (1 + result.summary["epsilon"]) * (1 + 1e-9)
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives() -> None:
+    study = Study.load("tiny.yaml")
+    whole = study.run("runs/whole").summary
+    for budget in (7, 30, None):
+        parts = study.run("runs/parts", budget=budget).summary
+    assert front_of(parts) == front_of(whole)
+    assert [parts[key] for key in ("evaluated", "epsilon", "hypervolume", "open_unmapped")] == [
+        whole[key] for key in ("evaluated", "epsilon", "hypervolume", "open_unmapped")
+    ]
+    assert points_of(Path("runs/parts")) == points_of(Path("runs/whole"))
+
+
+def test_any_number_of_workers_gives_the_same_rows() -> None:
+    study = Study.load("tiny.yaml")
+    one, two = study.run("runs/one", budget=50).summary, study.run("runs/two", budget=50, workers=2).summary
+    assert points_of(Path("runs/one")) == points_of(Path("runs/two"))
+    assert front_of(one) == front_of(two)
+
+
+def test_a_killed_run_loses_and_repeats_nothing(workplace: Path) -> None:
+    code = "from dse import Study; Study.load('tiny.yaml').run('runs/killed')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(workplace), *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    results = workplace / "runs/killed/results"
+    deadline = time.monotonic() + 120
+    while sum(len(file.read_bytes().splitlines()) for file in results.glob("*.jsonl")) < 10:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = points_of_lines(results)
+    summary = Study.load("tiny.yaml").run("runs/killed").summary
+    assert len(before) >= 10
+    assert before <= points_of_lines(results)
+    assert front_of(summary) == front_of(Study.load("tiny.yaml").run("runs/whole").summary)
+
+
+def points_of_lines(results: Path) -> set[bytes]:
+    lines = [line for file in results.glob("*.jsonl") for line in file.read_bytes().split(b"\n") if line.endswith(b"}")]
+    assert len({json.loads(line)["design"] for line in lines}) == len(lines), "evaluated twice"
+    return set(lines)
+
+
+def test_progress_tells_where_the_run_stands() -> None:
+    seen: list[Progress] = []
+    summary = Study.load("tiny.yaml").run("runs/tiny", on_progress=seen.append).summary
+    assert [item.done for item in seen] == sorted(item.done for item in seen)
+    assert seen[-1].done == summary["evaluated"]
+    assert seen[-1].open_unmapped == 0 == summary["open_unmapped"]
+    proven = [item.epsilon for item in seen if item.epsilon is not None]
+    assert proven == sorted(proven, reverse=True)
+
+
+def test_a_folder_of_another_run_is_refused() -> None:
+    study = Study.load("tiny.yaml")
+    study.run("runs/tiny", budget=3)
+    with pytest.raises(DseError, match=r"holds another run: .*seed.* changed"):
+        study.run("runs/tiny", seed=4)
+
+
+def test_a_pipelined_study_with_batches_proves_its_front() -> None:
+    study = replace(
+        Study.load("tiny.yaml"),
+        regime="pipelined",
+        objectives=("throughput_per_s", "energy_mj"),
+        space=DesignSpace(chips=("big_core", "small_core", "npu_int8_7nm"), max_chips=2, batches=(1, 4)),
+    )
+    summary = study.run("runs/pipelined").summary
+    assert summary["epsilon"] is not None
+    assert summary["open_unmapped"] == 0
+    batches = {point["params"]["batch"] for point in summary["front"]}
+    assert batches <= {1, 4}
+
+
+def test_an_objective_without_a_bound_proves_nothing_and_says_so() -> None:
+    study = replace(Study.load("tiny.yaml"), objectives=("latency_ms", "peak_memory_mb"), budget=30)
+    summary = study.run("runs/unproven").summary
+    assert summary["epsilon"] is None
+    assert "peak_memory_mb" in summary["epsilon_basis"]
+    assert np.isfinite(summary["hypervolume"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("objectives", "objectivs", "did you mean 'objectives'|objectives"),
+        ("max_chips: 3", "max_chip: 3", "max_chips"),
+        ("library: chiplets", "library: chipletz", "chipletz"),
+        ("big_core,", "big_cor,", "big_core"),
+        ("substrate_2x2,", "substrate_2x, ", "substrate_2x2"),
+        ("[fp16, int8]", "[fp17]", "fp16"),
+        ("max_chips: 3", "max_chips: 0", "max_chips"),
+        ("seed: 3", "mapping_deadline_s: -1", "mapping_deadline_s"),
+        ("tiny_net:net", "tiny_net:nett", "nett"),
+        ("name: tiny", "nam: tiny", "name"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_the_word_that_is_wrong(old: str, new: str, words: str) -> None:
+    Path("wrong.yaml").write_text(STUDY.replace(old, new))
+    with pytest.raises(ValueError, match=words) as caught:
+        Study.load("wrong.yaml").run("runs/wrong")
+    assert hasattr(caught.value, "hint")
+    assert not Path("runs/wrong/summary.json").exists()
