@@ -58,6 +58,7 @@ def command(
 
     loaded = Study.load(study)
     folder = out or Path("runs") / loaded.name
+    click.echo(f"Study {loaded.name}: tracing {loaded.workload}, listing and bounding the designs", err=True)
     try:
         with show_progress() as report:
             result = loaded.run(
@@ -73,6 +74,7 @@ def command(
             f"every finished design is kept in {folder}; the same command goes on from there, "
             f"`dse report {folder}` shows what stands"
         ) from None
+    click.echo("Writing the report", err=True)
     page = reports.write(folder)
     summary = result.summary
     if as_json:
