@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from math import inf
 from typing import Annotated, ClassVar
 
@@ -150,26 +151,32 @@ CHIP_FEATURES = np.dtype(
 
 def chip_features(chips: Sequence[ChipType], precision: Precision) -> NDArray[np.void]:
     """Return the record array [C] of CHIP_FEATURES for `chips` at `precision`."""
+    return np.array([_features(chip, precision) for chip in chips], CHIP_FEATURES)
+
+
+@cache
+def _features(chip: ChipType, precision: Precision) -> tuple[float, ...]:
+    """Return one record of CHIP_FEATURES."""
     from chiplib.energy import pj_per_byte, pj_per_flop, static_w
 
-    rows = np.zeros(len(chips), CHIP_FEATURES)
-    for row, chip in zip(rows, chips, strict=True):
-        supported = chip.supports(precision)
-        row["peak_flops"] = chip.peak_flops.get(precision, 0.0)
-        row["vector_flops"] = vector_flops(chip)
-        row["peak_bw"] = chip.peak_bw
-        row["achievable"] = chip.achievable
-        row["achievable_bw"] = chip.achievable_bw
-        row["memory_bytes"] = chip.mem_gb * 1e9
-        row["sram_bytes"] = (chip.sram_mb or 0.0) * 1e6
-        row["pj_per_flop"] = pj_per_flop(chip, precision) if supported else 0.0
-        row["pj_per_byte"] = pj_per_byte(chip)
-        row["static_w"] = static_w(chip)
-        row["tdp_w"] = chip.tdp_w
-        row["area_mm2"] = chip.area_mm2
-        row["node_nm"] = chip.node_nm or 0.0
-        row["supported"] = supported
-    return rows
+    supported = chip.supports(precision)
+    row = {
+        "peak_flops": chip.peak_flops.get(precision, 0.0),
+        "vector_flops": vector_flops(chip),
+        "peak_bw": chip.peak_bw,
+        "achievable": chip.achievable,
+        "achievable_bw": chip.achievable_bw,
+        "memory_bytes": chip.mem_gb * 1e9,
+        "sram_bytes": (chip.sram_mb or 0.0) * 1e6,
+        "pj_per_flop": pj_per_flop(chip, precision) if supported else 0.0,
+        "pj_per_byte": pj_per_byte(chip),
+        "static_w": static_w(chip),
+        "tdp_w": chip.tdp_w,
+        "area_mm2": chip.area_mm2,
+        "node_nm": chip.node_nm or 0.0,
+        "supported": supported,
+    }
+    return tuple(row[name] for name in CHIP_FEATURES.names or ())
 
 
 def vector_flops(chip: ChipType) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -119,13 +121,14 @@ def _read(path: Path, name: str) -> ChipLibrary:
     links, packages = _shipped_links(), _shipped_packages()
     data = read_yaml(path)
     problems: list[Problem] = []
-    if isinstance(data, dict) and "chip_types" not in data:
-        problems.append(Problem("chip_types: missing", "a list of chips"))
-    if isinstance(data, dict) and data.get("chip_types") == []:
-        problems.append(Problem("chip_types is empty", "at least one chip"))
-    for key, taken in (("chip_types", {}), ("links", links), ("packages", packages)):
-        problems += _duplicates(data, key, taken)
+    if isinstance(data, dict) and not data.get("chip_types"):
+        wrong = "empty" if "chip_types" in data else "missing"
+        problems.append(Problem(f"chip_types: {wrong}", "a list of at least one chip"))
     content = validate(_prepare(data, links, problems), LibraryFile, str(path), problems=problems)
+    for key, names in (("links", links), ("packages", packages)):
+        taken = [entry.name for entry in getattr(content, key) if entry.name in names]
+        if taken:
+            raise ChipError(f"{path}: {key} {', '.join(taken)} ship already", "another name")
     return ChipLibrary(
         name=name,
         chips=_by_name(content.chip_types),
@@ -135,59 +138,52 @@ def _read(path: Path, name: str) -> ChipLibrary:
 
 
 def _prepare(data: Any, shipped: Mapping[str, LinkType], problems: list[Problem]) -> Any:
-    """Return `data` with its short forms written out, and add to `problems` what only this file's names can tell.
+    """Return a copy of `data` with its short forms written out; what only names can tell goes to `problems`.
 
     A peak_flops number holds in every precision; a source text is that of the whole chip; a package names its link.
     """
-    if not isinstance(data, dict):
-        return data
-    data = dict(data)
-    links = {name: asdict(link) for name, link in shipped.items()}
-    links |= {row["name"]: row for row in _rows(data, "links") if isinstance(row.get("name"), str)}
-    for key in ("chip_types", "packages"):
-        if isinstance(data.get(key), list):
-            data[key] = [dict(row) if isinstance(row, dict) else row for row in data[key]]
-    for index, chip in enumerate(data.get("chip_types") or () if isinstance(data.get("chip_types"), list) else ()):
-        if not isinstance(chip, dict):
-            continue
-        peak, memory = chip.get("peak_flops"), chip.get("memory_type")
+    data = copy.deepcopy(data)
+    for key in ("chip_types", "links", "packages"):
+        problems += _duplicates(data, key)
+    for where, chip in _rows(data, "chip_types"):
+        peak, source = chip.get("peak_flops"), chip.get("source")
         if isinstance(peak, int | float) and not isinstance(peak, bool):
+            if not 0 < peak < inf:
+                problems.append(Problem(f"{where}.peak_flops is {peak}", "a number above 0"))
+                peak = 1.0  # said once, not once a precision
             chip["peak_flops"] = dict.fromkeys(map(str, Precision), peak)
-        if isinstance(chip.get("source"), str):
-            chip["source"] = {"*": chip["source"]}
-        if isinstance(memory, str):
+        if isinstance(source, str):
+            chip["source"] = {"*": source}
+        if isinstance(memory := chip.get("memory_type"), str):
             try:
                 memory_of(memory)
             except ChipError as error:
-                where = describe(["chip_types", index, "memory_type"], data)
-                problems.append(Problem(f"{where} is {memory!r}", error.hint))
-    for index, package in enumerate(data.get("packages") or () if isinstance(data.get("packages"), list) else ()):
-        link = package.get("link") if isinstance(package, dict) else None
-        if isinstance(link, str) and link in links:
-            package["link"] = links[link]
-        elif isinstance(link, str):
-            where = describe(["packages", index, "link"], data)
-            problems.append(Problem(f"{where}: no link is called {link!r}", did_you_mean(link, links)))
-            package["link"] = next(iter(links.values()))  # so that the rest of the package is looked at too
+                problems.append(Problem(f"{where}.memory_type is {memory!r}", error.hint))
+    links = {name: asdict(link) for name, link in shipped.items()}
+    links |= {str(row.get("name")): row for _, row in _rows(data, "links")}
+    for where, package in _rows(data, "packages"):
+        if isinstance(link := package.get("link"), str):
+            if link not in links:
+                problems.append(Problem(f"{where}.link: no link is called {link!r}", did_you_mean(link, links)))
+            package["link"] = links.get(link) or next(iter(links.values()))  # any: the rest is looked at too
     return data
 
 
-def _rows(data: Any, key: str) -> list[dict[str, Any]]:
+def _rows(data: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each mapping in the list `key`, and its path in words."""
     rows = data.get(key) if isinstance(data, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    for index, row in enumerate(rows if isinstance(rows, list) else []):
+        if isinstance(row, dict):
+            yield describe([key, index], data), row
 
 
-def _duplicates(data: Any, key: str, taken: Mapping[str, object]) -> list[Problem]:
-    """Return a problem for each name of the list `key` that the file gives twice, or that ships already."""
-    names = [row.get("name") for row in _rows(data, key)]
-    found = []
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            first = names.index(name)
-            found.append(Problem(f"{key}[{index}] ({name}): {key}[{first}] has the same name", "names must be unique"))
-        elif name in taken:
-            found.append(Problem(f"{key}[{index}] ({name}): ships with this name", "another name"))
-    return found
+def _duplicates(data: Any, key: str) -> Iterator[Problem]:
+    """Yield a problem for each name that the list `key` gives again."""
+    first: dict[str, str] = {}
+    for where, row in _rows(data, key):
+        name = str(row.get("name"))
+        if first.setdefault(name, where) != where:
+            yield Problem(f"{where}: {first[name]} has the same name", "names must be unique")
 
 
 def _find(entries: Mapping[str, Entry], name: str, what: str, library: str) -> Entry:

@@ -49,6 +49,7 @@ def without(key: str) -> dict[str, object]:
     ("chip", "message", "hint"),
     [
         (GOOD | {"peak_bw": -1e12}, "chip_types[0] (c).peak_bw is -1000000000000.0", "a number above 0"),
+        (GOOD | {"peak_flops": -1}, "chip_types[0] (c).peak_flops is -1", "a number above 0"),
         (GOOD | {"peak_bw": 0}, "chip_types[0] (c).peak_bw is 0", "a number above 0"),
         (GOOD | {"mem_gb": float("nan")}, "chip_types[0] (c).mem_gb is nan", "a finite number"),
         (GOOD | {"tdp_w": float("inf")}, "chip_types[0] (c).tdp_w is inf", "a finite number"),
@@ -91,7 +92,7 @@ def test_all_errors_of_a_file_at_once(refused: Load) -> None:
         "chip_types[0] (a).peek_flops: unknown key (did you mean 'peak_flops'?)",
         "chip_types[2] (d).tdp_w: missing",
         "chip_types[2] (d).mem_gb is '24' (a number)",
-        "chip_types[3] (b): chip_types[1] has the same name",
+        "chip_types[3] (b): chip_types[1] (b) has the same name",
         "links[0] (wire).bandwidth_gb_s is 0",
         "packages[0] (p).link: no link is called 'gsr' (did you mean 'grs'?)",
         "packages[0] (p).kind: 'bord' is unknown (did you mean 'board'?)",
@@ -117,8 +118,8 @@ def test_wrong_outline_is_accepted_where_assumed_or_of_several_dies(tmp_path: Pa
         ("- 1\n- 2\n", "top level is [1, 2]", "a mapping"),
         ("just text", "top level is 'just text'", "a mapping"),
         ("chip_types: big_core", "chip_types is 'big_core'", "a list"),
-        ("chip_types: []", "chip_types is empty", "at least one"),
-        ("links: []", "chip_types: missing", "a list of chips"),
+        ("chip_types: []", "chip_types: empty", "at least one"),
+        ("links: []", "chip_types: missing", "a list of at least one chip"),
         ("chip_type: []", "chip_type: unknown key", "did you mean 'chip_types'?"),
         ("links:\n  - name: a\n    mem_gb: 1\n    mem_gb: 2\n", "'mem_gb' is given twice, in lines 3 and 4", "once"),
         ("chip_types: !!python/object:os.system {}", "python/object", "mend the YAML"),
@@ -144,7 +145,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_names_that_ship_are_taken(refused: Load) -> None:
     error = refused(GOOD, links=[{"name": "grs", "bandwidth_gb_s": 1, "latency_ns": 1, "pj_per_bit": 1}])
-    assert "links[0] (grs): ships with this name" in error.message
+    assert "links grs ship already" in error.message
 
 
 @pytest.mark.parametrize(
