@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from solvers.mapping._kernels import fits, one_run_each, time_and_energy
+from solvers.mapping._kernels import fits, legal, one_run_each, time_and_energy
 
 # What `anneal` makes small, of T and the whole energy E of a mapping:
 WEIGHTED = 0  # weight[0] * T + weight[1] * E
@@ -209,7 +209,7 @@ def _keep(archive, points, count, x, time, energy):  # type: ignore[no-untyped-d
 def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # type: ignore[no-untyped-def]
     """Anneal from x (legal, unless the mode is EXCESS) for `moves` proposals; x becomes the best met.
 
-    The temperature falls from `hot` to COLD, in units of the value of x.
+    The temperature falls from `hot` to COLD, in units of the value of x (or of the mean segment, to repair).
 
     Returns its value, and how many mappings `archive` [N, K] and `points` [N, 2] (T, E) hold now: those accepted on the
     way that none other met beats in both. Contiguous problems start from, and stay with, whole runs.
@@ -231,14 +231,14 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
     best = value
     if mode != EXCESS:
         count = _keep(archive, points, count, x, time, energy)
-    temperature = hot * value
+    temperature = hot * (max(value, everything / segments) if mode == EXCESS else value)
     cooling = (COLD / hot) ** (1.0 / max(moves, 1))
     for _ in range(moves):
         if best <= 0.0:
             break
         temperature *= cooling
         _propose(a, now, y, state)
-        legal, same = True, True
+        fine, same = True, True
         for s in range(slots):
             changed[s] = False
         for k in range(segments):
@@ -246,18 +246,18 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
                 same = False
                 changed[y[k]] = True
                 if not a.ok[k, y[k]]:
-                    legal = False
+                    fine = False
         if same:
             continue
         if mode == EXCESS:
-            legal = True
+            fine = True
         else:
             for s in range(slots):
-                if legal and changed[s] and not ample[s] and not fits(a, y, s):
-                    legal = False
-        if legal and a.contiguous and not one_run_each(y, seen):
-            legal = False
-        if not legal:
+                if fine and changed[s] and not ample[s] and not fits(a, y, s):
+                    fine = False
+        if fine and a.contiguous and not one_run_each(y, seen):
+            fine = False
+        if not fine:
             y[:] = now
             continue
         limit = value - temperature * np.log(_random(state))  # Metropolis, the coin tossed first
@@ -276,18 +276,38 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
 
 
 @njit(cache=True)
+def best_start(a, weight, starts):  # type: ignore[no-untyped-def]
+    """Return which of starts [N, K] is legal and least in weight[0] * T + weight[1] * E (-1: none), and its value."""
+    segments, slots = a.compute.shape
+    end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
+    seen = np.zeros(slots, np.bool_)
+    best, chosen = np.inf, -1
+    for n in range(starts.shape[0]):
+        if legal(a, starts[n], seen):
+            value, _, _ = _value(a, WEIGHTED, weight, np.inf, starts[n], end, busy, load)
+            if value < best:
+                best, chosen = value, n
+    return chosen, best
+
+
+@njit(cache=True)
 def anneal_each(a, starts, weights, modes, moves, hot, seed, archive, points):  # type: ignore[no-untyped-def]
-    """Anneal once for each row of weights [W, 2] in mode modes [W], from the best of starts [N, K] and the archive.
+    """Anneal for each row of weights [W, 2] in mode modes [W], from the best of the legal starts [N, K] and all met.
 
     Returns how many mappings the archive holds.
     """
     segments, slots = a.compute.shape
     end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
+    seen = np.zeros(slots, np.bool_)
     x = np.empty(segments, np.int64)
     count = 0
     for n in range(starts.shape[0]):
+        if not legal(a, starts[n], seen):
+            continue
         _, time, energy = _value(a, WEIGHTED, weights[0], np.inf, starts[n], end, busy, load)
         count = _keep(archive, points, count, starts[n], time, energy)
+    if count == 0:
+        return 0
     for w in range(weights.shape[0]):
         best = np.inf
         for n in range(count):

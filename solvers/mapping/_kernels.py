@@ -80,31 +80,34 @@ def time_and_energy(a, x, end, busy, load, time_w, energy_w, limit):  # type: ig
     load[:] = 0.0
     energy = 0.0
     time = 0.0
+    if not a.serial:  # the loads of the slots first: they are cheap, and enough to give up on most bad mappings
+        for k in range(segments):
+            energy += a.energy[k, x[k]]
+            busy[x[k]] += a.compute[k, x[k]]
+            time = max(time, busy[x[k]])
+        if time_w * time + energy_w * energy > limit:
+            return np.inf, np.inf
     for k in range(segments):
         q = x[k]
-        start = busy[q] if a.serial else 0.0
+        start = busy[q]
         for e in range(a.first[k], a.first[k + 1]):
             i = a.source[e]
             p = x[i]
-            if p == q:
-                if a.serial:
-                    start = max(start, end[i])
+            if p == q:  # it ended before slot q came free
                 continue
             energy += a.size[e] * a.mj_per_byte[p, q]
+            ms = a.size[e] * a.per_byte[p, q]
             if a.serial:
-                start = max(start, end[i] + a.latency[p, q] + a.size[e] * a.per_byte[p, q])
+                start = max(start, end[i] + a.latency[p, q] + ms)
             else:
-                ms = a.size[e] * a.per_byte[p, q]
                 for h in range(a.hop_first[p * slots + q], a.hop_first[p * slots + q + 1]):
                     load[a.hop[h]] += ms
                     time = max(time, load[a.hop[h]])
-        energy += a.energy[k, q]
         if a.serial:
+            energy += a.energy[k, q]
             end[k] = start + a.compute[k, q]
             busy[q] = end[k]
-        else:
-            busy[q] += a.compute[k, q]
-        time = max(time, busy[q])
+            time = max(time, end[k])
         if time_w * time + energy_w * energy > limit:
             return np.inf, np.inf
     return time, energy

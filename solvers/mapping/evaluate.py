@@ -15,7 +15,9 @@ from solvers.mapping.feasibility import explain_infeasible
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem, Status
 
 __all__ = [
+    "PROVEN",
     "Evaluation",
+    "as_batch",
     "best_of",
     "check",
     "checked",
@@ -25,6 +27,9 @@ __all__ = [
     "memory_bytes",
     "times",
 ]
+
+PROVEN = 1 - 2e-9  # an answer is optimal from this share of it proven; bounds are rounded down by 1e-9 for safety
+_CHUNK = 1 << 20  # numbers in a temporary array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +47,7 @@ def times(problem: MappingProblem, assignments: NDArray[np.int64]) -> NDArray[np
 
     A segment on a slot where it is not allowed takes forever. Raises SolverError for a slot that does not exist.
     """
-    a = _batch(problem, assignments)
+    a = as_batch(problem, assignments)
     compute = np.where(problem.allowed, problem.compute_ms, np.inf)[np.arange(problem.segments), a]  # [M, K]
     return _serial(problem, a, compute) if problem.regime == "serial" else _pipelined(problem, a, compute)
 
@@ -68,36 +73,42 @@ def _serial(problem: MappingProblem, a: NDArray[np.int64], compute: NDArray[np.f
 
 def _pipelined(problem: MappingProblem, a: NDArray[np.int64], compute: NDArray[np.float64]) -> NDArray[np.float64]:
     """Load of the busiest slot or link [M]."""
-    rows = np.arange(len(a))
-    busy = np.zeros((len(a), problem.slots))
-    for k in range(problem.segments):
-        busy[rows, a[:, k]] += compute[:, k]
-    period: NDArray[np.float64] = busy.max(axis=1, initial=0.0)
+    period: NDArray[np.float64] = _per_slot(problem, a, compute).max(axis=1, initial=0.0)
     links = problem.route_links.shape[-1]
     if links and len(problem.edges):
+        source, target = a[:, problem.edges[:, 0]], a[:, problem.edges[:, 1]]
         load = np.zeros((len(a), links))
-        for (i, j), size in zip(problem.edges.tolist(), problem.edge_bytes.tolist(), strict=True):
-            p, q = a[:, i], a[:, j]
-            load += (size * problem.route_ms_per_byte[p, q])[:, None] * problem.route_links[p, q]
+        chunk = max(1, _CHUNK // max(1, len(a) * links))
+        for first in range(0, len(problem.edges), chunk):
+            part = slice(first, first + chunk)
+            p, q = source[:, part], target[:, part]
+            ms = problem.edge_bytes[part] * problem.route_ms_per_byte[p, q]
+            load += np.einsum("me,mel->ml", ms, problem.route_links[p, q])
         period = np.maximum(period, load.max(axis=1))
     return period
 
 
+def _per_slot(problem: MappingProblem, a: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [M, S]: the sum of values [M, K] by the slot of their segment."""
+    offset = np.arange(len(a))[:, None] * problem.slots
+    sums: NDArray[np.float64] = np.bincount(
+        (a + offset).ravel(), weights=values.ravel(), minlength=len(a) * problem.slots
+    ).astype(np.float64)
+    return sums.reshape(len(a), problem.slots)
+
+
 def memory_bytes(problem: MappingProblem, assignments: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the memory [M, S] that each slot needs: resident bytes summed + the largest workspace, in bytes."""
-    a = _batch(problem, assignments)
-    rows = np.arange(len(a))
-    resident = np.zeros((len(a), problem.slots))
+    a = as_batch(problem, assignments)
+    resident = _per_slot(problem, a, np.broadcast_to(problem.resident_bytes, a.shape))
     workspace = np.zeros((len(a), problem.slots))
-    for k in range(problem.segments):
-        resident[rows, a[:, k]] += problem.resident_bytes[k]
-        workspace[rows, a[:, k]] = np.maximum(workspace[rows, a[:, k]], problem.workspace_bytes[k])
+    np.maximum.at(workspace, (np.arange(len(a))[:, None], a), problem.workspace_bytes)
     return resident + workspace
 
 
 def evaluate(problem: MappingProblem, assignments: NDArray[np.int64]) -> Evaluation:
     """Return latency, energy, objective and feasibility, each [M], of `assignments` [M, K] (or one, [K])."""
-    a = _batch(problem, assignments)
+    a = as_batch(problem, assignments)
     columns = np.arange(problem.segments)
     latency_ms = times(problem, a)
     source, target = a[:, problem.edges[:, 0]], a[:, problem.edges[:, 1]]
@@ -121,14 +132,12 @@ def best_of(problem: MappingProblem, candidates: Iterable[NDArray[np.int64] | No
 
     Raises SolverError for a candidate of the wrong length, or with a slot that does not exist.
     """
-    given = [np.asarray(c, dtype=np.int64) for c in candidates if c is not None and len(c)]
-    if not given:
+    a = as_batch(problem, *candidates)
+    if not len(a):
         return None
-    for candidate in given:
-        _batch(problem, candidate)
-    objective = evaluate(problem, np.stack(given)).objective
+    objective = evaluate(problem, a).objective
     best = int(np.argmin(objective))
-    return given[best] if np.isfinite(objective[best]) else None
+    return a[best] if np.isfinite(objective[best]) else None
 
 
 def finish(
@@ -140,14 +149,17 @@ def finish(
     started: float,
     history: Sequence[Incumbent] = (),
     exact: bool = False,
+    objective: float | None = None,
 ) -> Mapping:
     """Make a solver's answer: the one way in which every solver does it.
 
-    `assignment` [K] is None where none was found. `started` is the solver's `perf_counter()` at its start. `exact` says
+    `assignment` [K] is None where none was found. `objective` is what the solver holds its value to be, if it knows.
+    `started` is the solver's `perf_counter()` at its start. `exact` says
     that the search was complete: no other mapping is better; or, without an assignment, none exists. The status is
-    optimal where the bound reaches the objective (within 1e-9), infeasible only where proven, else feasible or unknown.
+    optimal where the bound reaches the objective (within 2e-9), infeasible only where proven, else feasible or unknown.
 
-    Raises SolverError where the checker finds the assignment illegal, or where the bound exceeds its objective.
+    Raises SolverError where the checker finds the assignment illegal or its objective another than the solver claims,
+    or where the bound exceeds it.
     """
     status: Status
     if assignment is None:
@@ -165,8 +177,7 @@ def finish(
             history=tuple(history),
             infeasibility=infeasibility,
         )
-    claimed = evaluate(problem, assignment)
-    values = checked(problem, assignment, objective=float(claimed.objective[0]))
+    values = checked(problem, assignment, objective=objective)
     if exact:
         lower_bound = max(lower_bound, values.objective)
     if lower_bound > values.objective * (1 + TOLERANCE):
@@ -182,22 +193,29 @@ def finish(
         latency_ms=values.latency_ms,
         energy_mj=values.energy_mj,
         lower_bound=lower_bound,
-        status="optimal" if lower_bound >= values.objective * (1 - TOLERANCE) else "feasible",
+        status="optimal" if lower_bound >= values.objective * PROVEN else "feasible",
         solver=solver,
         wall_s=wall_s,
         history=(*(line for line in history if line.objective > values.objective), last),
     )
 
 
-def _batch(problem: MappingProblem, assignments: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return assignments as [M, K] of existing slots."""
-    a = np.atleast_2d(np.asarray(assignments, dtype=np.int64))
-    if a.ndim != 2 or a.shape[1] != problem.segments:
-        raise SolverError(
-            f"assignments have shape {a.shape}", f"expected [M, {problem.segments}] or [{problem.segments}]"
-        )
+def as_batch(problem: MappingProblem, *assignments: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return assignments, each [K] or [M, K], as one array [M, K]; None and the empty one of a Mapping are left out.
+
+    Raises SolverError for another length, or a slot that does not exist.
+    """
+    k = problem.segments
+    rows = [
+        np.atleast_2d(np.asarray(given, dtype=np.int64))
+        for given in assignments
+        if given is not None and np.size(given)
+    ]
+    for given in rows:
+        if given.ndim != 2 or given.shape[1] != k:
+            raise SolverError(f"assignments have shape {given.shape}", f"expected [M, {k}] or [{k}]")
+    a = np.concatenate([np.empty((0, k), dtype=np.int64), *rows])
     if a.size and not (a.min() >= 0 and a.max() < problem.slots):
-        raise SolverError(
-            f"an assignment names slot {a.min() if a.min() < 0 else a.max()}", f"slots are 0 to {problem.slots - 1}"
-        )
+        wrong = a.min() if a.min() < 0 else a.max()
+        raise SolverError(f"an assignment names slot {wrong}", f"slots are 0 to {problem.slots - 1}")
     return a

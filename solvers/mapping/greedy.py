@@ -16,7 +16,7 @@ from solvers.mapping.solver import MappingSolver
 if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
 
-REPAIR_MOVES = 400  # a segment
+REPAIRS = 4  # attempts to pack the memory, where list scheduling runs out of it
 
 
 class Greedy(MappingSolver):
@@ -54,12 +54,16 @@ def greedy_assignment(problem: MappingProblem, compiled: Arrays, *, seed: int = 
         return x
     if not compiled.ok.any(axis=1).all():
         return None
-    if problem.contiguous:  # whole runs: all on the largest slot
-        x[:] = int(np.argmax(problem.capacity_bytes))
-    else:
-        _annealing.largest_first(compiled, x)
     no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
-    excess, _ = _annealing.anneal(
-        compiled, _annealing.EXCESS, np.ones(2), REPAIR_MOVES * problem.segments, 0.3, seed, x, *no_archive, 0
-    )
-    return x if excess == 0 else None
+    for turn in range(REPAIRS):
+        if problem.contiguous:  # whole runs: all on the largest slot
+            x[:] = int(np.argmax(problem.capacity_bytes))
+        else:
+            _annealing.largest_first(compiled, x)
+        moves = max(1000, 200 * problem.segments)
+        excess, _ = _annealing.anneal(
+            compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x, *no_archive, 0
+        )
+        if excess == 0:
+            return x
+    return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from solvers.errors import SolverError
 from solvers.mapping.bounds import bounds_and_starts
-from solvers.mapping.evaluate import best_of, evaluate, finish
+from solvers.mapping.evaluate import PROVEN, as_batch, evaluate, finish
 from solvers.mapping.greedy import greedy_assignment
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver
@@ -33,7 +33,7 @@ class LocalSearch(MappingSolver):
     name = "local_search"
     required_modules = ("numba",)
 
-    def __init__(self, *, rounds: int = 3, moves_per_segment: int = 40) -> None:
+    def __init__(self, *, rounds: int = 3, moves_per_segment: int = 30) -> None:
         """Anneal `rounds` times from the best so far, each for moves_per_segment x K moves."""
         if rounds < 0 or moves_per_segment < 0:
             raise SolverError(f"rounds {rounds} and moves_per_segment {moves_per_segment}", "zero or more")
@@ -57,15 +57,15 @@ class LocalSearch(MappingSolver):
         weight = np.array([problem.latency_weight, problem.energy_weight])
         bounds, starts = bounds_and_starts(problem, weight[None], compiled)
         bound = float(bounds[0])
-        x = best_of(problem, [warm_start, *starts, *simple_starts(problem, compiled, seed)])
-        if x is None:
+        candidates = as_batch(problem, warm_start, *starts, *simple_starts(problem, compiled, seed))
+        chosen, value = _annealing.best_start(compiled, weight, candidates)
+        if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
-        value = float(evaluate(problem, x).objective[0])
+        x = candidates[chosen].copy()
         history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
         no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
-        x = x.copy()
         for turn in range(self.rounds):
-            if value <= bound * (1 + 1e-9) or perf_counter() - started > deadline_s:
+            if bound >= value * PROVEN or perf_counter() - started > deadline_s:
                 break
             moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
             after, _ = _annealing.anneal(
@@ -80,9 +80,11 @@ class LocalSearch(MappingSolver):
                 0,
             )
             if after < value:
-                value = float(after)
+                value = after
                 history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
-        return finish(problem, x, lower_bound=bound, solver=self.name, started=started, history=history)
+        return finish(
+            problem, x, lower_bound=bound, solver=self.name, started=started, history=history, objective=value
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,17 +133,12 @@ def local_search_many(
     if not (len(weights) + len(aims) and (weights >= 0).all() and (aims > 0).all()):
         raise SolverError("weights must be [W, 2] and >= 0, corners [C, 2] and > 0, one row at least")
     compiled = arrays(problem)
-    candidates = [*bounds_and_starts(problem, weights, compiled)[1], *simple_starts(problem, compiled, seed)]
-    if warm_starts is not None:
-        candidates += list(np.atleast_2d(np.asarray(warm_starts, dtype=np.int64)))
-    starts = np.stack(candidates) if candidates else np.empty((0, problem.segments), dtype=np.int64)
-    starts = starts[evaluate(problem, starts).feasible]
+    relaxed = bounds_and_starts(problem, weights, compiled)[1]
+    starts = as_batch(problem, warm_starts, *relaxed, *simple_starts(problem, compiled, seed))
     archive, points = np.empty((most, problem.segments), dtype=np.int64), np.empty((most, 2))
-    count = 0
-    if len(starts):
-        rows = np.concatenate([weights, 1 / aims])
-        modes = np.repeat([_annealing.WEIGHTED, _annealing.CORNER], [len(weights), len(aims)])
-        count = _annealing.anneal_each(compiled, starts, rows, modes, moves, HOT[-1], seed, archive, points)
+    rows = np.concatenate([weights, 1 / aims])
+    modes = np.repeat([_annealing.WEIGHTED, _annealing.CORNER], [len(weights), len(aims)])
+    count = _annealing.anneal_each(compiled, starts, rows, modes, moves, HOT[-1], seed, archive, points)
     found = archive[np.argsort(points[:count, 0], kind="stable")]
     evaluation = evaluate(problem, found)
     if not evaluation.feasible.all():
