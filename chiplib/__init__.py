@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chiplib.library import ChipLibrary, load_library, shipped_libraries
     from chiplib.links import LinkType
     from chiplib.package import Package, Routes, routes
+    from chiplib.provenance import Statement, basis
     from chiplib.rules import BrokenRule, broken_rules
     from chiplib.system import System
 
@@ -24,6 +25,7 @@ _HOME = {
     "library": ("ChipLibrary", "load_library", "shipped_libraries"),
     "links": ("LinkType",),
     "package": ("Package", "Routes", "routes"),
+    "provenance": ("Statement", "basis"),
     "rules": ("BrokenRule", "broken_rules"),
     "system": ("System",),
 }
@@ -41,7 +43,9 @@ __all__ = [
     "Precision",
     "Routes",
     "Rule",
+    "Statement",
     "System",
+    "basis",
     "broken_rules",
     "chip_features",
     "die_yield",

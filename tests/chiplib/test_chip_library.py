@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chiplib import ChipError, ChipType, Precision, System, load_library, shipped_libraries
+from chiplib import ChipError, ChipType, Precision, System, basis, load_library, shipped_libraries
 from chiplib.chip import AREA_TOLERANCE
 from chiplib.cost import chip_cost
 from chiplib.technology import technology
@@ -185,6 +185,26 @@ def test_technology_tables_have_sources() -> None:
         assert rows and all(row.source for row in rows)
     assert all(set(row.pj_per_mac) == set(Precision) for row in tables.operations)
     assert {carrier.kind for carrier in tables.carriers} == {"substrate", "interposer", "wafer", "board"}
+
+
+@pytest.mark.parametrize("kind", ["links", "packages"])
+def test_links_and_packages_have_sources(kind: str) -> None:
+    for entry in getattr(load_library("chiplets"), kind).values():
+        assert entry.source
+        assert set(entry.assumed) <= {field.name for field in dataclasses.fields(entry)}
+
+
+def test_what_figures_rest_on_names_every_gap() -> None:
+    library = load_library("chiplets")
+    chips = [library.chip("big_core"), library.chip("sram_7nm")]
+    rows = {row.subject: row for row in basis(chips, [library.package("interposer_2x2")])}
+    assert all(row.statement and row.source for row in rows.values())
+    assert rows["node"].statement == "7 nm where the datasheet names none: big_core."
+    assert rows["achievable peak"].statement.endswith(": big_core.")
+    assert {"memory HBM2e", "memory SRAM", "interposer cost"} <= rows.keys()
+    assert "wafer-scale parts" not in rows
+    wafer = load_library("reference").chip("cerebras_wse_3")
+    assert "cerebras_wse_3" in {row.subject: row.statement for row in basis([wafer], [])}["wafer-scale parts"]
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
