@@ -44,11 +44,14 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
     O(count M^2), where the graph has at most M = MOST_POSITIONS layers; a larger one is first reduced to M positions,
     in each of M equal windows of layers the one with the fewest bytes passing it.
     """
-    if not 1 <= count <= len(graph.layers):
-        raise WorkloadError(f"count is {count}", f"1 to {len(graph.layers)} segments, the layers of {graph.name!r}")
+    most = min(len(graph.layers), MOST_POSITIONS)
+    if not 1 <= count <= most:
+        raise WorkloadError(
+            f"count is {count}", f"1 to {most} segments, as {graph.name!r} has {len(graph.layers)} layers"
+        )
     if not balance >= 1:
         raise WorkloadError(f"balance is {balance}", "at least 1, the most even cut")
-    positions = _positions(graph, count)
+    positions = _positions(graph)
     flops = np.concatenate([[0], np.cumsum([layer.flops for layer in graph.layers])])[positions]
     read = _bytes_read(graph, positions)
     held = flops[None, :] - flops[:, None]
@@ -65,17 +68,16 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
     return positions[[0, *reversed(cuts[1:])]]
 
 
-def _positions(graph: WorkloadGraph, count: int) -> NDArray[np.int64]:
+def _positions(graph: WorkloadGraph) -> NDArray[np.int64]:
     """Ascending positions, 0 and N included, before which a cut may lie."""
     layers = len(graph.layers)
-    most = max(MOST_POSITIONS, count)
-    if layers <= most:
+    if layers <= MOST_POSITIONS:
         return np.arange(layers + 1)
     change = np.zeros(layers + 1)
     np.add.at(change, graph.edges[:, 0] + 1, graph.edge_bytes)
     np.subtract.at(change, graph.edges[:, 1] + 1, graph.edge_bytes)
     passing = np.cumsum(change)
-    windows = np.linspace(1, layers, most + 1).astype(np.int64)
+    windows = np.linspace(1, layers, MOST_POSITIONS + 1).astype(np.int64)
     inner = [lo + int(passing[lo:hi].argmin()) for lo, hi in pairwise(windows.tolist())]
     return np.array([0, *inner, layers])
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, overload
 
 import numpy as np
@@ -90,11 +90,10 @@ class SegmentGraph(Sequence[Segment]):
         for name, value in (("batch", batch), ("float_bytes", float_bytes)):
             if value <= 0:
                 raise WorkloadError(f"{name} is {value}", "at least 1")
-        scaled = _measure(self.graph, self.segment_of_layer, batch, float_bytes)
-        marked = zip(scaled.segments, self.segments, strict=True)
+        sizes, edges, edge_bytes = _sizes(self.graph, self.segment_of_layer, batch, float_bytes)
+        resized = (replace(segment, **{name: column[segment.id] for name, column in sizes.items()}) for segment in self)
         return replace(
-            scaled,
-            segments=tuple(replace(s, can_split_fine=m.can_split_fine, fine_groups=m.fine_groups) for s, m in marked),
+            self, segments=tuple(resized), edges=edges, edge_bytes=edge_bytes, batch=batch, float_bytes=float_bytes
         )
 
     @cached_property
@@ -153,9 +152,20 @@ def build_segments(
         first = cut_least_traffic(graph, count, balance)
     else:
         first = cut_every(graph, SEGMENT_SIZE if segment_size is None else segment_size)
-    segment_of_layer = np.zeros(len(graph.layers), np.int64)
-    segment_of_layer[first[1:]] = 1
-    return _measure(graph, np.cumsum(segment_of_layer), graph.batch, _traced_float_bytes(graph))
+    segment_of_layer = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(graph.layers))))
+    batch, float_bytes = graph.batch, _traced_float_bytes(graph)
+    sizes, edges, edge_bytes = _sizes(graph, segment_of_layer, batch, float_bytes)
+    columns = _characters(graph, segment_of_layer, first) | sizes
+    segments = (Segment(id=k, **{name: column[k] for name, column in columns.items()}) for k in range(len(first)))
+    return SegmentGraph(
+        graph=graph,
+        segments=tuple(segments),
+        segment_of_layer=segment_of_layer,
+        edges=edges,
+        edge_bytes=edge_bytes,
+        batch=batch,
+        float_bytes=float_bytes,
+    )
 
 
 def mark_fine_splittable_segments(segments: SegmentGraph, cfg: Mapping[str, Any]) -> SegmentGraph:
@@ -249,56 +259,53 @@ def _scaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> _Scaled:
     return _Scaled(rows=rows, edge_bytes=edge_bytes, external_bytes=external * growth, precision=precision)
 
 
-def _measure(graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], batch: int, float_bytes: int) -> SegmentGraph:
-    """Sum up the layers of each segment at a batch and precision."""
+def _sizes(
+    graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], batch: int, float_bytes: int
+) -> tuple[dict[str, list[Any]], NDArray[np.int64], NDArray[np.float64]]:
+    """What depends on batch and precision: columns [K] of Segment, and the edges between segments with their bytes."""
     scaled = _scaled(graph, batch, float_bytes)
-    rows, edges, edge_bytes = scaled.rows, graph.edges, scaled.edge_bytes
-    first = np.flatnonzero(np.diff(segment_of_layer, prepend=-1))
-    count = len(first)
-    reads = segment_reads(edges, edge_bytes, rows["output_bytes"], segment_of_layer)
-    limits = tensor_limits(edges, edge_bytes, rows["output_bytes"])
-    between, traffic = segment_edges(reads, segment_of_layer)
+    rows, count = scaled.rows, int(segment_of_layer[-1]) + 1
+    first = np.searchsorted(segment_of_layer, np.arange(count))
+    reads = segment_reads(graph.edges, scaled.edge_bytes, rows["output_bytes"], segment_of_layer)
+    limits = tensor_limits(graph.edges, scaled.edge_bytes, rows["output_bytes"])
+    edges, edge_bytes = segment_edges(reads, segment_of_layer)
 
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sum_by(segment_of_layer, values, count)
+    def total(values: NDArray[np.float64]) -> list[float]:
+        summed: list[float] = sum_by(segment_of_layer, values, count).tolist()
+        return summed
 
-    flops = total(rows["flops"])
-    attention = total(rows["flops"] * attention_layers(graph))
-    columns: dict[str, list[Any]] = {
-        "flops": flops.tolist(),
-        "macs": total(rows["macs"]).tolist(),
-        "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]).tolist(),
-        "attn_flops_ratio": (attention / np.where(flops > 0, flops, 1.0)).tolist(),
+    columns = {
+        "flops": total(rows["flops"]),
+        "macs": total(rows["macs"]),
+        "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]),
+        "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
         "weight_bytes": _resident_weights(graph, scaled.precision, segment_of_layer).tolist(),
         "workspace_bytes": peak_live_bytes(
             reads, rows["output_bytes"], scaled.external_bytes, segment_of_layer
         ).tolist(),
-        "traffic_in_bytes": sum_by(between[:, 1], traffic, count).tolist(),
+        "traffic_in_bytes": sum_by(edges[:, 1], edge_bytes, count).tolist(),
         "traffic_out_bytes": written_for_others(reads, limits, segment_of_layer).tolist(),
-        "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
+    }
+    return columns, edges, edge_bytes
+
+
+def _characters(
+    graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], first: NDArray[np.int64]
+) -> dict[str, list[Any]]:
+    """What does not depend on batch and precision: columns [K] of Segment."""
+    rows, count = graph.features, len(first)
+    flops = sum_by(segment_of_layer, rows["flops"], count)
+    attention = sum_by(segment_of_layer, rows["flops"] * attention_layers(graph), count)
+    bounds = [*first.tolist(), len(rows)]
+    columns: dict[str, list[Any]] = {
+        "layer_indices": [tuple(range(start, end)) for start, end in pairwise(bounds)],
         "name": _names(graph, first),
+        "attn_flops_ratio": (attention / np.where(flops > 0, flops, 1.0)).tolist(),
         "mlp_ratio": _of_heaviest(rows, "mlp_ratio", segment_of_layer).tolist(),
     }
     for name in ("seq_len", "embed_dim", "num_heads"):
         columns[name] = _of_heaviest(rows, name, segment_of_layer).astype(np.int64).tolist()
-    ends = [*first[1:].tolist(), len(rows)]
-    segments = tuple(
-        Segment(
-            id=k,
-            layer_indices=tuple(range(start, end)),
-            **{name: column[k] for name, column in columns.items()},
-        )
-        for k, (start, end) in enumerate(zip(first.tolist(), ends, strict=True))
-    )
-    return SegmentGraph(
-        graph=graph,
-        segments=segments,
-        segment_of_layer=segment_of_layer,
-        edges=between,
-        edge_bytes=traffic,
-        batch=batch,
-        float_bytes=float_bytes,
-    )
+    return columns
 
 
 def _resident_weights(
@@ -331,7 +338,7 @@ def _names(graph: WorkloadGraph, first: NDArray[np.int64]) -> list[str]:
     """
     names: list[str] = []
     seen: Counter[str] = Counter()
-    for start, end in zip(first, [*first[1:], len(graph.layers)], strict=True):
+    for start, end in pairwise([*first.tolist(), len(graph.layers)]):
         paths = [layer.module.split(".") for layer in graph.layers[start:end] if layer.module]
         levels = [list(dict.fromkeys(level)) for level in zip(*paths, strict=False)]  # distinct names, in order
         name = ".".join(level[0] for level in takewhile(lambda level: len(level) == 1, levels))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from workloads.cuts import LIGHT_SHARE
 from workloads.errors import WorkloadError
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.models.htdemucs import HTDemucs
 from workloads.models.resnet import ResNet
 from workloads.models.vit import ViT
 from workloads.segments import SegmentGraph, attention_layers, build_segments, mark_fine_splittable_segments
@@ -314,6 +315,18 @@ def test_another_batch_and_precision_equal_a_fresh_trace() -> None:
         at_half = build_segments(trace(model.half(), (torch.zeros(1, *shape).half(),), name="model"), segment_size=3)
         assert at_half.float_bytes == 2
         assert_equal(segments.at(1, 2), at_half)
+
+
+def test_another_batch_of_htdemucs_is_off_only_by_its_tables_of_positions() -> None:
+    """They do not grow with the batch, the one place where dimension 0 is something else."""
+    model = HTDemucs(channels=8, nfft=2048, depth=2, dconv_mode=0, t_layers=2, t_heads=2, segment_s=0.5).eval()
+    one, three = (
+        build_segments(trace(model, (torch.zeros(batch, 2, 22_050),), name="htdemucs"), depth=1) for batch in (1, 3)
+    )
+    assert sum(s.macs for s in one.at(3)) == sum(s.macs for s in three)
+    assert one.at(3).weight_bytes.tolist() == three.weight_bytes.tolist()
+    for name in ("flops", "edge_bytes", "workspace_bytes"):
+        assert getattr(one.at(3), name).sum() == pytest.approx(getattr(three, name).sum(), rel=0.02), name
 
 
 def test_attention_share_is_that_of_kernels_and_projections() -> None:

@@ -92,7 +92,7 @@ def _over_time(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class FrequencyEmbedding(nn.Module):
-    """A learned vector a frequency bin, smooth at first over neighbours (2111.03600, section 3.1).
+    """A learned vector a frequency bin, smooth at first over neighbours (arXiv 2111.03600).
 
     The table is kept `scale` times smaller than it acts, which makes it learn `scale` times faster.
     """
@@ -294,7 +294,7 @@ def _pad_reflect(wave: Tensor, left: int, right: int) -> Tensor:
 
 
 def _rescale_convolutions(model: nn.Module, reference: float) -> None:
-    """Divide weight and bias of each convolution by sqrt(std / reference) (Defossez et al. 2019, 1911.13254, 5.1)."""
+    """Divide weight and bias of each convolution by sqrt(std / reference) (Defossez et al. 2019, arXiv 1911.13254)."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d):
             with torch.no_grad():

@@ -33,7 +33,7 @@ class LayerScale(nn.Module):
 
 
 class DConv(nn.Module):
-    """Residual branches of dilated convolutions over time, through a bottleneck (arXiv 2111.03600, section 3.2).
+    """Residual branches of dilated convolutions over time, through a bottleneck (arXiv 2111.03600).
 
     Branch d: convolution of dilation 2^d to channels/compress, GELU, 1x1 convolution to 2 x channels, GLU, layer scale.
     Input and output [B, channels, T].

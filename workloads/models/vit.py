@@ -78,7 +78,7 @@ class ViT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.patches.weight, std=math.sqrt(1 / (3 * patch * patch)))
-        nn.init.zeros_(self.classify.weight)  # section D.1: the head starts at zero
+        nn.init.zeros_(self.classify.weight)  # the head starts at zero, as in section 3.2
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, image, image] to [B, classes]."""
