@@ -41,7 +41,8 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
         )
     working = np.maximum(segments.workspace_bytes - segments.output_bytes - costs.input_bytes, 0.0)
     copies = consumer[cut]
-    weights = np.bincount(assignment, weights=segments.weight_bytes, minlength=len(timeline.site_of_slot))
+    weights = np.zeros(len(timeline.site_of_slot))
+    np.add.at(weights, assignment, segments.weight_bytes)
     used = np.unique(assignment)
 
     claims = (  # slot [n], bytes [n], from [inputs, n], to [inputs, n]
@@ -50,8 +51,7 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
         (assignment, working, start, end),
     )
     slot: list[NDArray[np.int64]] = [used]
-    ms: list[NDArray[np.float64]] = [np.zeros(len(used))]
-    change: list[NDArray[np.float64]] = [weights[used]]
+    ms, change = [np.zeros(len(used))], [weights[used]]
     for where, size, begin, finish in claims:
         for times, sign in ((begin, 1.0), (finish, -1.0)):
             slot.append(np.broadcast_to(where, times.shape).reshape(-1))

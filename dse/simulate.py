@@ -11,13 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from chiplib.chip import Precision
 from dse.cost_table import CostTable, cost_table
 from dse.errors import DseError
-from dse.timeline import SPAN, TRANSFER, Timeline
+from dse.timeline import SPAN, TRANSFER, Timeline, steady_period_ms
 from solvers.mapping.problem import Mapping, Regime
 
 if TYPE_CHECKING:
     from chiplib.system import System
     from solvers.placement.problem import Placement
     from workloads.segments import SegmentGraph
+
+FILL_FACTORS = (1.0, 1.5, 2.0, 3.0)
+FILL_TOLERANCE = 0.02
+"""How the default window of a pipeline is found; see `simulate`."""
 
 
 def simulate(
@@ -48,9 +52,10 @@ def simulate(
 
     serial     One input at a time. A slot runs its segments in number order, as MappingProblem has it.
     pipelined  Inputs enter as long as fewer than `window` are in flight. Of the segments that are ready, a slot takes
-               that of the oldest input, then the lowest. By Little's law a period P and a latency L ask for L / P
-               inputs in flight: the default window is ceil(L / P) + 1 with L that of an input alone and P the load of
-               the busiest slot or link, so the pipe is full and no input waits longer than it must.
+               that of the oldest input, then the lowest. By Little's law a rate 1 / P and a latency L mean L / P inputs
+               in flight. The default window is the least of 1, 1.5, 2 and 3 times L / P, with L that of an input alone
+               and P the load of the busiest slot or link, that comes within 2 % of the rate 1 / P (or of them the one
+               with the best rate): the pipe is full, and inputs do not queue for longer than that needs.
 
     Raises DseError where the mapping does not fit the workload, a segment may not run where it is put, or the layout
     does not fit the system.
@@ -67,9 +72,7 @@ def simulate(
     if regime == "serial":
         window = 1
     elif window is None:
-        period_ms = job.period_ms(contention)
-        alone_ms = float(job.run(inputs=1, window=1, contention=contention).end.max())
-        window = inputs if period_ms == 0.0 else int(np.ceil(alone_ms / period_ms - 1e-9)) + 1
+        window = _filling_window(job, inputs, contention)
     window = min(window, inputs)
     events = job.run(inputs=inputs, window=window, contention=contention)
     without = job.run(inputs=inputs, window=window, contention=False) if events.waited else events
@@ -206,6 +209,24 @@ class _Job:
             held = np.repeat(self.hold_ms, np.diff(self.link_start))
             load = max(load, float(np.bincount(self.link, weights=held).max()))
         return load
+
+
+def _filling_window(job: _Job, inputs: int, contention: bool) -> int:
+    """Inputs in flight that fill the pipe; see `simulate`."""
+    period_ms = job.period_ms(contention)
+    if period_ms == 0.0 or inputs == 1:
+        return inputs
+    depth = float(job.run(inputs=1, window=1, contention=contention).end.max()) / period_ms
+    best, least_ms = inputs, np.inf
+    for factor in FILL_FACTORS:
+        window = min(int(np.ceil(factor * depth)), inputs)
+        events = job.run(inputs=inputs, window=window, contention=contention)
+        reached_ms = steady_period_ms(events.end.max(axis=1), window)
+        if reached_ms < least_ms:
+            best, least_ms = window, reached_ms
+        if reached_ms <= (1.0 + FILL_TOLERANCE) * period_ms or window == inputs:
+            break
+    return best
 
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -111,14 +111,12 @@ class Timeline:
     def period_ms(self) -> float:
         """Time that one input (batch) takes up: its latency (serial), or one over the steady rate (pipelined).
 
-        The rate of a pipeline is taken between completions after the first `window` (half of all, where there are
-        fewer) inputs; as work done before the first of them can flatter it, it is never more than
-        1 / `period_bound_ms`.
+        The rate of a pipeline is that of `steady_period_ms`; as work done before the first completion counted can
+        flatter it, it is never more than 1 / `period_bound_ms`.
         """
         if self.regime == "serial" or self.inputs == 1:
             return float(self.complete_ms[0] - self.begin_ms[0])
-        complete, warm = np.sort(self.complete_ms), self._warm
-        return max(float(complete[-1] - complete[warm]) / (self.inputs - 1 - warm), self.period_bound_ms)
+        return max(steady_period_ms(self.complete_ms, self.window), self.period_bound_ms)
 
     @cached_property
     def latency_ms(self) -> float:
@@ -166,7 +164,18 @@ class Timeline:
     @property
     def _warm(self) -> int:
         """Inputs that fill the pipe, left out of means and rates."""
-        return 0 if self.regime == "serial" else min(self.window, (self.inputs - 1) // 2)
+        return 0 if self.regime == "serial" else _warm_inputs(self.inputs, self.window)
+
+
+def steady_period_ms(complete_ms: NDArray[np.float64], window: int) -> float:
+    """Return the mean time between completions of two inputs or more, after those that fill the pipe."""
+    complete, warm = np.sort(complete_ms), _warm_inputs(len(complete_ms), window)
+    return float(complete[-1] - complete[warm]) / (len(complete) - 1 - warm)
+
+
+def _warm_inputs(inputs: int, window: int) -> int:
+    """Return `window`, or half of all inputs where there are fewer."""
+    return min(window, (inputs - 1) // 2)
 
 
 def _mean_latency(begin_ms: NDArray[np.float64], complete_ms: NDArray[np.float64], warm: int) -> float:
