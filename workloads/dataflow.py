@@ -13,8 +13,10 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from workloads.calls import Call, Count, TensorSpec
+from workloads.errors import WorkloadError
 from workloads.flops import IDENTITIES, count
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
@@ -115,7 +117,15 @@ class Walker:
             elif node.op == "output":
                 return _resolve(node.args[0], values)
             else:
-                values[node] = self._call(node, values, _scope(node, scope))
+                here = _scope(node, scope)
+                try:
+                    values[node] = self._call(node, values, here)
+                except GuardOnDataDependentSymNode:
+                    raise WorkloadError(
+                        f"the size of what {node.target} returns in module {here[0] or '(the model itself)'} depends "
+                        "on the data, so its cost has no number",
+                        "give it a fixed size: torch.where, topk or a mask instead of nonzero or boolean indexing",
+                    ) from None
         return None
 
     def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], scope: tuple[str, str]) -> Any:

@@ -114,13 +114,15 @@ ESTIMATES: dict[str, Rule] = {
     **named(
         "relu neg abs sign floor ceil round trunc sqrt rsqrt exp log sin cos tanh erf add sub mul div", elementwise()
     ),
-    **named(
-        "relu6 hardtanh clamp leaky_relu prelu threshold rsub logical_not square softsign fmod remainder", elementwise()
-    ),
+    **named("relu6 hardtanh clamp leaky_relu prelu threshold rsub logical_not square fmod remainder", elementwise()),
     **named(
         "maximum minimum where masked_fill pow reciprocal expm1 log1p atan2 polar outer copysign angle", elementwise()
     ),
+    **named("__and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__", elementwise()),
     **named("bitwise_not eq ne lt le gt ge isnan isinf isfinite isin bucketize searchsorted", elementwise()),
+    **named("absolute negative subtract multiply divide true_divide floor_divide greater less", elementwise()),
+    **named("greater_equal less_equal not_equal isclose kron addr ger diff fix arctan2", elementwise()),
+    **named("_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d", elementwise()),
     **named("cross rand rand_like randn randn_like randint", elementwise()),
     **named("bernoulli normal uniform linspace logspace", elementwise()),
     **named("hann_window hamming_window blackman_window kaiser_window", elementwise(4)),
@@ -138,11 +140,15 @@ ESTIMATES: dict[str, Rule] = {
     **named("logsumexp logcumsumexp", reduction(4)),
     **named("var std var_mean std_mean", reduction(4)),  # sum; subtract, square, sum
     **named("cosine_similarity", reduction(6)),
+    **named("_weight_norm", reduction(4)),  # square, sum; divide, scale
+    **named("mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy", reduction(3)),
+    **named("nll_loss nll_loss_nd", reduction(1)),
+    **named("cross_entropy_loss", reduction(6)),  # log-softmax, product
     **named("scatter_add scatter_reduce index_add index_reduce", reduction(1)),
     **named("embedding_bag _embedding_bag", elementwise()),
-    **named("fold col2im", reduction(1)),
+    **named("col2im", reduction(1)),
     **named("sort argsort topk kthvalue median nanmedian mode unique_dim", _sorting),
-    **named("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d", _window_pool),
+    **named("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d", _window_pool),
     **named("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", _window_pool),
     **named("adaptive_avg_pool1d adaptive_avg_pool3d adaptive_max_pool1d", per_input(OperatorKind.POOL, 1)),
     **named("adaptive_max_pool2d adaptive_max_pool3d", per_input(OperatorKind.POOL, 1)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -11,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,8 @@ def fingerprint(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     """Return a hash that changes with whatever can change the trace of `module` on these inputs.
 
     It holds each submodule's class and plain attributes, the shapes and dtypes of parameters and buffers and which of
-    them are one tensor, the sources of the classes' packages, the inputs, and the tracer with its libraries.
+    them are one tensor, the code of the classes and the sources of their packages, the inputs, and the tracer with its
+    libraries. It does not hold the values of tensors, on which no trace depends.
     """
     parts: list[object] = [name, *tracer_version()]
     seen: dict[int, int] = {}
@@ -61,7 +63,10 @@ def fingerprint(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
                 parts.append((key, tuple(tensor.shape), str(tensor.dtype), tensor.is_meta, first))
         state = {k: v for k, v in vars(child).items() if k not in ("_parameters", "_buffers", "_modules", "training")}
         parts.append(list(_plain(state, set())))
-    parts += sorted(set(_sources(module)))
+    classes = _classes(module)
+    for kind in classes:
+        parts += _code(kind)
+    parts += sorted(set(_sources(classes)))
     parts += [*_plain(args, set()), *_plain(dict(kwargs), set())]
     return digest(parts)
 
@@ -75,6 +80,9 @@ def _plain(value: Any, visited: set[int]) -> Iterator[object]:
         return
     if isinstance(value, torch.Tensor):
         yield ("tensor", tuple(value.shape), str(value.dtype))
+        return
+    if isinstance(value, np.ndarray | np.generic):
+        yield ("array", value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest())
         return
     if isinstance(value, CodeType):
         yield value.co_code
@@ -114,15 +122,35 @@ def _plain(value: Any, visited: set[int]) -> Iterator[object]:
         yield getattr(value, "__qualname__", "")
 
 
-def _sources(module: nn.Module) -> Iterator[str]:
-    """Yield hashes of the loaded source files of the packages that the model's classes come from, torch apart."""
-    tops = {base.__module__.partition(".")[0] for child in module.modules() for base in type(child).__mro__}
-    for top in tops - {"torch", "builtins", "workloads"}:
-        for name in sorted(sys.modules):
-            loaded = sys.modules[name]
-            if name.partition(".")[0] == top and (file := getattr(loaded, "__file__", None)):
+def _classes(module: nn.Module) -> list[type]:
+    """Return the classes that the model's modules inherit from, torch's own apart (its version stands for them)."""
+    found = {base for child in module.modules() for base in type(child).__mro__}
+    return sorted(
+        (c for c in found if c.__module__.partition(".")[0] not in ("torch", "builtins")),
+        key=lambda c: (c.__module__, c.__qualname__),
+    )
+
+
+def _code(kind: type) -> Iterator[object]:
+    """Yield what a class defines: its methods' code, which also serves where there is no source file, and constants."""
+    yield (kind.__module__, kind.__qualname__)
+    for name, item in vars(kind).items():
+        if isinstance(item, staticmethod | classmethod):
+            item = item.__func__
+        if isinstance(item, property):
+            item = item.fget
+        if isinstance(item, FunctionType) or not name.startswith("_"):
+            yield name
+            yield from _plain(item, set())
+
+
+def _sources(classes: Iterable[type]) -> Iterator[str]:
+    """Yield hashes of the loaded source files of the packages that the classes come from."""
+    tops = {kind.__module__.partition(".")[0] for kind in classes}
+    own = __name__.partition(".")[0]
+    for name in sorted(sys.modules):
+        top = name.partition(".")[0]
+        if top in tops and (top != own or name.startswith(f"{own}.models")):
+            file = getattr(sys.modules[name], "__file__", None)
+            if file:
                 yield file_digest(Path(file))
-    for child in module.modules():
-        for base in type(child).__mro__:
-            if base.__module__.partition(".")[0] == "workloads":
-                yield file_digest(Path(inspect.getfile(base)))

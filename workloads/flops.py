@@ -111,43 +111,49 @@ def _grouped_mm(call: Call) -> Count:
 def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
     """Multiply-accumulates of `torch.einsum`, which contracts its operands from left to right, two at a time.
 
-    An index that stands in one operand only and not in the result is summed away before the product (no MACs).
+    An index that stands in one operand only and not in the result is summed away before the product (no MACs). A
+    product that sums over no index is element-wise and has no MACs either.
 
     >>> einsum_macs("bct,bdt->bcd", [(2, 3, 5), (2, 4, 5)])
     120
     """
-    left_side, arrow, output = equation.replace(" ", "").partition("->")
-    terms = left_side.split(",")
+    terms, wanted, sizes = _einsum_indices(equation, shapes)
+    macs = 0
+    held = terms[0]
+    for position, term in enumerate(terms[1:], start=1):
+        later = wanted.union(*terms[position + 1 :])
+        pair = {index for index in held | term if index in later or (index in held and index in term)}
+        if pair - later:
+            macs += math.prod(sizes[index] for index in pair)
+        held = (held | term) & later
+    return macs
+
+
+def _einsum_indices(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[set[str]], set[str], dict[str, int]]:
+    """Return the indices of each operand and of the result, and their sizes; "..." becomes numbered indices."""
+    left, arrow, result = equation.replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
-    spelled: list[list[str]] = []
-    for term, shape in zip(terms, shapes, strict=True):
+    terms: list[set[str]] = []
+    for term, shape in zip(left.split(","), shapes, strict=True):
         before, dots, after = term.partition("...")
         hidden = len(shape) - len(before) - len(after)
         names = [*before, *(f"...{hidden - i}" for i in range(hidden if dots else 0)), *after]
         for index, size in zip(names, shape, strict=True):
             sizes[index] = max(sizes.get(index, 1), size)
-        spelled.append(names)
+        terms.append(set(names))
     dotted = {index for index in sizes if index.startswith(".")}
     if arrow:
-        wanted = set(output.replace("...", "")) | (dotted if "..." in output else set())
-    else:  # implicit result: every index that occurs once
-        letters = left_side.replace(",", "").replace("...", "")
-        wanted = {index for index in letters if letters.count(index) == 1} | dotted
-    macs = 0
-    held = set(spelled[0])
-    for position, names in enumerate(spelled[1:], start=1):
-        later = wanted.union(*map(set, spelled[position + 1 :]))
-        pair = {i for i in held | set(names) if i in later or (i in held and i in names)}
-        macs += math.prod(sizes[i] for i in pair)
-        held = (held | set(names)) & later
-    return macs
+        return terms, set(result.replace("...", "")) | (dotted if "..." in result else set()), sizes
+    letters = left.replace(",", "").replace("...", "")  # implicit result: every index that occurs once
+    return terms, {index for index in letters if letters.count(index) == 1} | dotted, sizes
 
 
 def _einsum(call: Call) -> Count:
     operands: list[TensorSpec] = list(call.arguments["tensors"])
     macs = einsum_macs(call.arguments["equation"], [t.shape for t in operands])
-    if not macs:  # one operand: a permutation or a sum
-        return estimate(OperatorKind.REDUCTION, operands[0].numel, "1 per input element")
+    if not macs:  # permutations, sums and element-wise products
+        work = max(t.numel for t in (*operands, *call.outputs))
+        return estimate(OperatorKind.ELEMENTWISE, work, "1 per element of the largest operand or result")
     return _complex(call, product_kind(call), "handle", macs, "product of the indices of each pairwise contraction")
 
 
@@ -160,6 +166,8 @@ def _convolution(call: Call) -> Count:
     x_shape = (1, *x.shape) if unbatched else x.shape
     out_shape = (1, *out.shape) if unbatched else out.shape
     macs = conv_flop_count(list(x_shape), list(weight.shape), list(out_shape), transposed=transposed)
+    if isinstance(call.arguments.get("padding"), str):
+        return _complex(call, OperatorKind.CONV, "handle", int(macs), "as fvcore, which misses padding by name")
     return _complex(call, OperatorKind.CONV, "fvcore", int(macs))
 
 
@@ -215,6 +223,7 @@ RULES: dict[str, Rule] = {
     "matmul": _matmul("self", "other"),
     "mm": _matmul("self", "mat2"),
     "bmm": _matmul("self", "mat2"),
+    "_int_mm": _matmul("self", "mat2"),
     "addmm": _matmul("mat1", "mat2"),
     "baddbmm": _matmul("batch1", "batch2"),
     "addmv": _matmul("mat", "vec"),
@@ -244,7 +253,8 @@ RULES: dict[str, Rule] = {
     **named(
         "cat concat concatenate stack hstack vstack dstack clone contiguous reshape flatten unflatten view_as", moved()
     ),
-    **named("to _to_copy type_as float half double bfloat16 int long bool copy fill zero lift_fresh_copy", moved()),
+    **named("_stack column_stack row_stack diagflat fft_fftshift fft_ifftshift _unsafe_index _unsafe_view", moved()),
+    **named("to _to_copy type_as copy fill zero lift_fresh_copy", moved()),
     **named("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d", moved()),
     **named("replication_pad2d replication_pad3d _pad_circular _pad_enum im2col unfold pixel_shuffle", moved()),
     **named("pixel_unshuffle channel_shuffle index index_select index_put", moved()),

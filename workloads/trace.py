@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import linecache
 import logging
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,18 +132,24 @@ def _explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
 
 def _where(error: Exception, module: nn.Module) -> tuple[str, str | None]:
     """Return "file:line, code" of the innermost frame outside of torch, and the path of the module it belongs to."""
-    torch_root = str(Path(torch.__file__).parent)
-    own_root = str(Path(__file__).parent)
     paths = {id(child): path for path, child in module.named_modules()}
     place, owner = "", None
     for frame, line in traceback.walk_tb(error.__traceback__):
         inside = frame.f_locals.get("self")
-        if id(inside) in paths and isinstance(inside, nn.Module):
+        if id(inside) in paths:
             owner = paths[id(inside)]
         file = frame.f_code.co_filename
-        ours = file.startswith(own_root) and "models" not in Path(file).parts
-        if file.startswith((torch_root, "<")) or ours or ("site-packages" in file and "fvcore" in file):
+        if not _of_the_user(file):
             continue
         code = linecache.getline(file, line).strip()
         place = f"{file}:{line} `{code}`"
     return place, owner
+
+
+def _of_the_user(file: str) -> bool:
+    """Whether a source file is the model's, neither Python's, torch's nor the tracer's."""
+    path = Path(file)
+    standard = Path(sysconfig.get_paths()["stdlib"])
+    if file.startswith("<") or path.is_relative_to(Path(torch.__file__).parent) or path.parent == Path(__file__).parent:
+        return False
+    return not path.is_relative_to(standard) or "site-packages" in path.parts
