@@ -10,7 +10,7 @@ from math import inf
 from typing import Annotated, ClassVar
 
 import numpy as np
-from annotated_types import Gt, Interval
+from annotated_types import Gt, Interval, MinLen
 from numpy.typing import NDArray
 
 from chiplib.errors import ChipError
@@ -72,7 +72,7 @@ class ChipType:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
 
-    name: str
+    name: Annotated[str, MinLen(1)]
     peak_flops: Mapping[Precision, PositiveNumber]  # op/s
     peak_bw: PositiveNumber  # B/s between the chip and its memory
     mem_gb: PositiveNumber  # GB, decimal

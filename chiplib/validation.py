@@ -81,6 +81,8 @@ def read_yaml(path: str | Path, error: UserError = ChipError) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         hint = "give each key once" if "given twice" in str(reason.problem) else "mend the YAML there"
         raise error(f"{path}{where}: {reason.problem or reason.context}", hint) from None
+    except RecursionError:
+        raise error(f"{path}: lists or mappings lie too deep in each other", "a flatter file") from None
     except (yaml.YAMLError, ValueError) as reason:
         raise error(f"{path}: not YAML: {reason}", "a text file in YAML") from None
     if data is None:
@@ -100,7 +102,13 @@ def validate(
 
     found = list(problems)
     try:
-        value: T = _adapter(cast(Hashable, target)).validate_json(json.dumps(data, default=str), strict=True)
+        text = json.dumps(data, default=str)
+    except (ValueError, TypeError, RecursionError) as reason:
+        raise error(
+            f"{where}: an alias holds itself, or a key is no text: {reason}", "plain lists and mappings"
+        ) from None
+    try:
+        value: T = _adapter(cast(Hashable, target)).validate_json(text, strict=True)
     except pydantic.ValidationError as invalid:
         found += [_problem(dict(entry), data, target) for entry in invalid.errors(include_url=False)]
     if not found:

@@ -1,10 +1,14 @@
 """Bad library files: every error at once, each with its path, its value and what would be right."""
 
+import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chiplib import ChipError, ChipType, load_library
 
@@ -65,6 +69,8 @@ def without(key: str) -> dict[str, object]:
         (GOOD | {"memory_type": "HMB2"}, "chip_types[0] (c).memory_type is 'HMB2'", "did you mean 'HBM2'?"),
         (GOOD | {"width_mm": 30}, "width_mm 30 x height_mm 24 = 720 mm2, but area_mm2 is 600", "within 5%"),
         (GOOD | {"idle_w": 400}, "idle_w 400 is not below tdp_w 350", "idle"),
+        (GOOD | {"name": ""}, "chip_types[0] ().name is ''", "at least 1 character"),
+        (GOOD | {"year": dt.date(2020, 1, 1)}, "year is datetime.date(2020, 1, 1)", "a whole number"),
         (without("tdp_w"), "chip_types[0] (c).tdp_w: missing", "required"),
         (without("name"), "chip_types[0].name: missing", "required"),
         ("big_core", "chip_types[0] is 'big_core'", "a mapping"),
@@ -123,12 +129,36 @@ def test_wrong_outline_is_accepted_where_assumed_or_of_several_dies(tmp_path: Pa
         ("chip_type: []", "chip_type: unknown key", "did you mean 'chip_types'?"),
         ("links:\n  - name: a\n    mem_gb: 1\n    mem_gb: 2\n", "'mem_gb' is given twice, in lines 3 and 4", "once"),
         ("chip_types: !!python/object:os.system {}", "python/object", "mend the YAML"),
+        ("chip_types: &a [*a]", "an alias holds itself", "plain lists"),
+        ("[" * 5000, "too deep", "flatter"),
+        ("{1: 2}", "1: unknown key", "chip_types"),
         ("{\x00: 1}", "not YAML", "a text file"),
     ],
 )  # fmt: skip
 def test_wrong_files(refused: Load, text: str, message: str, hint: str) -> None:
     error = refused(text=text)
     assert message in str(error) and hint in str(error)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(place=st.sampled_from(["chip_types", "links", "packages", *GOOD, *PACKAGE]), value=anything)
+def test_no_value_anywhere_causes_anything_but_a_chip_error(
+    tmp_path_factory: pytest.TempPathFactory, place: str, value: object
+) -> None:
+    data: dict[str, object] = {"chip_types": [GOOD | ({place: value} if place in GOOD else {})]}
+    data |= {"packages": [PACKAGE | ({place: value} if place in PACKAGE else {})]}
+    data |= {place: value} if place in ("chip_types", "links", "packages") else {}
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with suppress(ChipError):
+        assert load_library(path).chips
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
