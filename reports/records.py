@@ -1,0 +1,326 @@
+"""The typed records of a run folder: what docs/run_folder.md defines, as far as the page shows it.
+
+Almost every field has a default, so that a folder that was written by an older or a newer version, or by a run that was
+cut short, can still be shown: what is missing is said, not guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PointId = int | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """What makes a design."""
+
+    chips: list[str] = field(default_factory=list)
+    package: str = ""
+    precision: str = ""
+    batch: int = 1
+    mapper: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One point of the front; `metrics` by name, units in the names."""
+
+    design: str
+    metrics: dict[str, float]
+    point: PointId = 0
+    params: Params = field(default_factory=Params)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointRef:
+    """Names one point of one design."""
+
+    design: str
+    point: PointId = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """The state of the search after `evaluated` designs."""
+
+    evaluated: int
+    wall_s: float | None = None
+    hypervolume: float | None = None
+    epsilon: float | None = None
+    open_unmapped: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedRow:
+    """A line of a results file that the study could not read."""
+
+    file: str
+    line: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """`summary.json`."""
+
+    objectives: list[str]
+    front: list[FrontPoint]
+    study: str = ""
+    workload: str = ""
+    regime: str = ""
+    model: str = ""
+    designs: int | None = None
+    infeasible: int | None = None
+    evaluated: int | None = None
+    failed: int | None = None
+    open_unmapped: int | None = None
+    epsilon: float | None = None
+    epsilon_basis: str = ""
+    hypervolume: float | None = None
+    reference_point: list[float] = field(default_factory=list)
+    knee: PointRef | None = None
+    history: list[HistoryEntry] = field(default_factory=list)
+    infeasible_reasons: dict[str, int] = field(default_factory=dict)
+    damaged_rows: list[DamagedRow] = field(default_factory=list)
+    wall_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPoint:
+    """One mapped and simulated point of a result row."""
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """One line of `results/*.jsonl`, as far as the page shows it."""
+
+    design: str
+    status: str
+    params: Params = field(default_factory=Params)
+    reason: str = ""
+    points: list[ResultPoint] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """`environment.json`."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    commit: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    started: str | None = None
+    command: str | list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadLayer:
+    """One layer of `workload.json`, at the traced precision and batch."""
+
+    name: str = ""
+    operator: str = ""
+    kind: str = "other"
+    module: str = ""
+    counting: str = ""
+    formula: str = ""
+    macs: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSegment:
+    """One segment of `workload.json`."""
+
+    id: int
+    layer_indices: list[int] = field(default_factory=list)
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """`workload.json`. `reference` holds published figures: rows, or a mapping of name to figure."""
+
+    name: str = ""
+    parameters: float | None = None
+    macs: float | None = None
+    flops: float | None = None
+    layers: list[WorkloadLayer] = field(default_factory=list)
+    estimated_operators: list[Any] = field(default_factory=list)
+    uncounted_operators: list[Any] | dict[str, Any] = field(default_factory=list)
+    reference: list[Any] | dict[str, Any] = field(default_factory=list)
+    segments: list[WorkloadSegment] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """`library.json`: datasheets as plain mappings, because all of their fields are shown."""
+
+    chips: list[dict[str, Any]] = field(default_factory=list)
+    packages: list[dict[str, Any]] = field(default_factory=list)
+    links: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailLink:
+    """The link type of a package."""
+
+    name: str = ""
+    bandwidth_gb_s: float | None = None
+    latency_ns: float | None = None
+    pj_per_bit: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailPackage:
+    """The package of one point."""
+
+    name: str
+    width_mm: float
+    height_mm: float
+    kind: str = ""
+    shape: str = "rectangle"
+    topology: str = ""
+    link: DetailLink = field(default_factory=DetailLink)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailChip:
+    """One placed chip; x and y are of its lower left corner, widths are after rotation."""
+
+    slot: int
+    name: str
+    x_mm: float
+    y_mm: float
+    width_mm: float
+    height_mm: float
+    rotated: bool = False
+    busy_ms: float = 0.0
+    utilisation: float = 0.0
+    peak_memory_mb: float = 0.0
+    memory_mb: float = 0.0
+    power_w: float | None = None
+    weights_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailTraffic:
+    """One directed link with traffic on it."""
+
+    source: int
+    target: int
+    bytes: float
+    busy_ms: float = 0.0
+    utilisation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailSegment:
+    """One segment on its chip."""
+
+    id: int
+    slot: int
+    latency_ms: float
+    name: str = ""
+    energy_mj: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailLayer:
+    """One layer on its chip, at the design's precision and batch; `index` is into the workload's layers."""
+
+    index: int
+    slot: int
+    latency_ms: float
+    flops: float = 0.0
+    bytes: float = 0.0
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """The ceilings of one chip type at the design's precision: op/s, B/s, and the fractions that kernels reach."""
+
+    peak_flops: float
+    peak_bw: float
+    vector_flops: float = 0.0
+    achievable: float = 1.0
+    achievable_bw: float = 1.0
+
+    @property
+    def compute(self) -> float:
+        """Reachable op/s of the matrix units."""
+        return self.peak_flops * self.achievable
+
+    @property
+    def bandwidth(self) -> float:
+        """Reachable B/s."""
+        return self.peak_bw * self.achievable_bw
+
+    @property
+    def ridge(self) -> float:
+        """Arithmetic intensity, op/B, above which compute binds."""
+        return self.compute / self.bandwidth if self.bandwidth else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappingResult:
+    """How the mapping was found."""
+
+    solver: str = ""
+    objective: float | None = None
+    lower_bound: float | None = None
+    gap: float | None = None
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contention:
+    """Latency with and without link contention."""
+
+    with_ms: float
+    without_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementResult:
+    """How the placement was found."""
+
+    wirelength_byte_mm: float | None = None
+    lower_bound: float | None = None
+    solver: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """`timelines/DESIGN-POINT.json`: one point in detail. Spans are tuples in the order of the file format."""
+
+    design: str
+    point: PointId = 0
+    params: Params = field(default_factory=Params)
+    metrics: dict[str, float] = field(default_factory=dict)
+    package: DetailPackage | None = None
+    chips: list[DetailChip] = field(default_factory=list)
+    links: list[DetailTraffic] = field(default_factory=list)
+    segments: list[DetailSegment] = field(default_factory=list)
+    layers: list[DetailLayer] = field(default_factory=list)
+    rooflines: dict[str, Roofline] = field(default_factory=dict)
+    compute: list[tuple[int, int, int, float, float]] = field(default_factory=list)
+    transfers: list[tuple[int, int, int, int, int, float, float, float]] = field(default_factory=list)
+    memory: list[tuple[int, float, float]] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, float] = field(default_factory=dict)
+    mapping: MappingResult | None = None
+    contention: Contention | None = None
+    placement: PlacementResult | None = None
+
+    def chip_name(self, slot: int) -> str:
+        """Name of the chip in `slot`, or "?" where the file does not list it."""
+        return next((chip.name for chip in self.chips if chip.slot == slot), "?")

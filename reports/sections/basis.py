@@ -1,0 +1,298 @@
+"""What the numbers rest on: model, assumptions, datasheets and sources, operator coverage, references, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.blocks import Block, Fold, Row, Table, Text, number_cell, text_cell
+from reports.format import count, number, percent, prefixed
+from reports.records import Environment, Workload
+from reports.run import Problem, Run
+from reports.section import Section
+
+MODELS = {
+    "roofline": (
+        "The layer cost model is the roofline: a layer takes the longer of its compute time (operations over the "
+        "reachable peak of the matrix or vector units) and its memory time (bytes, each moved once, over the reachable "
+        "bandwidth). It is optimistic: no cache misses, tile waste or launch overhead beyond what the reachable "
+        "fractions state."
+    ),
+    "learned": (
+        "The layer cost model is learned from measured kernels: a predicted utilisation in (0, 1] on top of the "
+        "roofline, plus a launch overhead, so that a prediction never beats physics."
+    ),
+}
+COUNTINGS = {
+    "fvcore": "counted by fvcore",
+    "handle": "counted by an exact rule of ours",
+    "estimated": "estimated by a named formula",
+    "moved": "moves data only",
+    "refused": "refused: not understood",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One operator of the workload, and how it is counted."""
+
+    operator: str
+    counting: str
+    formula: str
+    calls: int
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasisInfo:
+    """Everything that this section lists."""
+
+    model: str
+    workload: Workload | None
+    ledger: Sequence[LedgerRow]
+    chips: Sequence[Mapping[str, Any]]
+    packages: Sequence[Mapping[str, Any]]
+    links: Sequence[Mapping[str, Any]]
+    environment: Environment | None
+    problems: Sequence[Problem]
+
+
+def basis_info(run: Run) -> BasisInfo:
+    """Gather the basis; nothing in it is required."""
+    library = run.library
+    return BasisInfo(
+        model=run.summary.model if run.summary else "",
+        workload=run.workload,
+        ledger=_ledger(run.workload),
+        chips=library.chips if library else (),
+        packages=library.packages if library else (),
+        links=library.links if library else (),
+        environment=run.environment,
+        problems=run.problems,
+    )
+
+
+def _ledger(workload: Workload | None) -> list[LedgerRow]:
+    """One row an operator and way of counting, the uncounted first, then by falling work."""
+    if workload is None:
+        return []
+    groups: dict[tuple[str, str], list[Any]] = {}
+    formulas = dict(_names(workload.estimated_operators))
+    for layer in workload.layers:
+        counting = layer.counting or ("estimated" if layer.operator in formulas else "")
+        groups.setdefault((layer.operator, counting), []).append(layer)
+    rows = [
+        LedgerRow(
+            operator=operator,
+            counting=counting,
+            formula=", ".join(dict.fromkeys(layer.formula for layer in layers if layer.formula))
+            or formulas.get(operator, ""),
+            calls=len(layers),
+            flops=sum(layer.flops for layer in layers),
+            bytes=sum(layer.bytes for layer in layers),
+        )
+        for (operator, counting), layers in groups.items()
+    ]
+    listed = {row.operator for row in rows}
+    refused = [
+        LedgerRow(operator=name, counting="refused", formula="", calls=0, flops=0.0, bytes=0.0)
+        for name, _ in _names(workload.uncounted_operators)
+        if name not in listed
+    ]
+    return refused + sorted(rows, key=lambda row: (row.counting != "refused", -row.flops, -row.bytes, row.operator))
+
+
+def _names(operators: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and formula of each entry of an operator list, whichever way it is written."""
+    if isinstance(operators, Mapping):
+        return [(str(name), str(value)) for name, value in operators.items()]
+    return [
+        (str(entry.get("name", "?")), str(entry.get("formula", ""))) if isinstance(entry, Mapping) else (str(entry), "")
+        for entry in operators
+    ]
+
+
+def draw_basis(info: BasisInfo) -> list[Block]:
+    """Model, coverage, references, datasheets, environment, damage: in this order."""
+    blocks: list[Block] = []
+    if info.model:
+        blocks.append(Text(text=MODELS.get(info.model, f"The layer cost model is {info.model}.")))
+    blocks += [
+        *_coverage(info),
+        *_references(info.workload),
+        *_datasheets(info),
+        *_machine(info.environment),
+        *_damage(info.problems),
+    ]
+    return blocks
+
+
+def _coverage(info: BasisInfo) -> list[Block]:
+    if not info.ledger:
+        return [
+            Text(
+                text="workload.json is missing or lists no layers: how operators were counted is unknown.", tone="note"
+            )
+        ]
+    total = sum(row.flops for row in info.ledger)
+    refused = [row for row in info.ledger if row.counting == "refused"]
+    estimated = sum(row.flops for row in info.ledger if row.counting == "estimated")
+    calls = sum(row.calls for row in info.ledger)
+    text = f"{count(calls, 'layer')} of {count(len({row.operator for row in info.ledger}), 'operator')}"
+    text += f" hold {prefixed(total, 'op')} (a multiply-accumulate is two). "
+    text += (
+        f"{percent(estimated / total if total else 0.0)} of them are estimated by a named formula, the rest is counted."
+    )
+    blocks: list[Block] = [Text(text=text)]
+    if refused:
+        names = ", ".join(row.operator for row in refused)
+        blocks.append(Text(text=f"Not understood and left out of every figure: {names}.", tone="warning"))
+    rows = [
+        Row(
+            cells=[
+                text_cell(row.operator),
+                text_cell(COUNTINGS.get(row.counting, row.counting or "not stated")),
+                text_cell(row.formula),
+                number_cell(number(row.calls), row.calls),
+                number_cell(prefixed(row.flops, "op"), row.flops),
+                number_cell(percent(row.flops / total if total else 0.0), row.flops),
+                number_cell(prefixed(row.bytes, "B"), row.bytes),
+            ]
+        )
+        for row in info.ledger
+    ]
+    columns = ["Operator", "How it is counted", "Formula", "Layers", "Operations", "Share", "Bytes"]
+    caption = "Coverage ledger: every operator of the traced workload, at the traced precision and batch of one input."
+    blocks.append(Table(columns=columns, rows=rows, caption=caption, sortable=True, tall=len(rows) > 12))
+    return blocks
+
+
+def _references(workload: Workload | None) -> list[Block]:
+    """Published figures beside ours."""
+    if workload is None or not workload.reference:
+        return []
+    ours = {"parameters": workload.parameters, "macs": workload.macs, "flops": workload.flops}
+    entries: list[Mapping[str, Any]] = []
+    if isinstance(workload.reference, Mapping):
+        for name, value in workload.reference.items():
+            entries.append({"figure": name, **(value if isinstance(value, Mapping) else {"published": value})})
+    else:
+        entries = [entry if isinstance(entry, Mapping) else {"figure": str(entry)} for entry in workload.reference]
+    rows = []
+    for entry in entries:
+        name = str(_first(entry, "figure", "name", "metric") or "")
+        published, mine = _first(entry, "published", "value"), _first(entry, "ours", "measured")
+        mine = mine if mine is not None else ours.get(name)
+        difference = ""
+        if _is_number(published) and _is_number(mine) and published:
+            gap = mine / published - 1
+            difference = "equal" if abs(gap) < 5e-7 else f"{gap:+.1%}".replace("%", " %").replace("-", "−")
+        cells = [text_cell(name), _value(published), _value(mine), text_cell(difference)]
+        cells += [text_cell(_first(entry, "source") or ""), text_cell(_first(entry, "reason", "note", "remark") or "")]
+        rows.append(Row(cells=cells))
+    columns = ["Figure", "Published", "Ours", "Difference", "Source", "Remark"]
+    return [Table(columns=columns, rows=rows, caption="Published reference figures of the workload beside ours.")]
+
+
+def _first(entry: Mapping[str, Any], *keys: str) -> Any:
+    return next((entry[key] for key in keys if entry.get(key) is not None), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _value(value: Any) -> Any:
+    if not _is_number(value):
+        return text_cell("" if value is None else value)
+    return number_cell(number(value, 6) if abs(value) < 1e9 else f"{value:,.0f}", float(value))
+
+
+def _datasheets(info: BasisInfo) -> list[Block]:
+    """A fold a datasheet: its figures, which of them are assumed, and where each is from."""
+    sheets = [("Chip", sheet) for sheet in info.chips] + [("Package", sheet) for sheet in info.packages]
+    sheets += [("Link", sheet) for sheet in info.links]
+    if not sheets:
+        return [Text(text="library.json is missing or empty: the datasheets are unknown.", tone="note")]
+    rows, folds = [], []
+    for kind, sheet in sheets:
+        assumed = [str(name) for name in sheet.get("assumed") or ()]
+        name = str(sheet.get("name", "?"))
+        sources = _sources(sheet)
+        rows.append(
+            Row(
+                cells=[
+                    text_cell(kind),
+                    text_cell(name),
+                    text_cell("; ".join(dict.fromkeys(sources.values())) or "no source given"),
+                    text_cell(", ".join(assumed) or "none"),
+                ]
+            )
+        )
+        fields = [
+            Row(
+                cells=[
+                    text_cell(key),
+                    text_cell(_plain(value)),
+                    text_cell("assumed" if key in assumed else sources.get(key, sources.get("*", ""))),
+                ]
+            )
+            for key, value in sheet.items()
+            if key not in ("name", "source", "assumed", "schema") and value not in (None, "", [], {})
+        ]
+        table = Table(columns=["Field", "Value", "Source"], rows=fields, caption=f"{kind} {name}, all fields.")
+        folds.append(Fold(title=f"{kind} {name}", blocks=(table,)))
+    caption = "Datasheets that the study uses, where their figures are from, and which fields are assumptions of ours."
+    summary = Table(
+        columns=["Kind", "Name", "Source", "Assumed fields"], rows=rows, caption=caption, tall=len(rows) > 12
+    )
+    return [summary, Fold(title=f"All fields of {count(len(folds), 'datasheet')}", blocks=folds)]
+
+
+def _sources(sheet: Mapping[str, Any]) -> dict[str, str]:
+    source = sheet.get("source")
+    if isinstance(source, Mapping):
+        return {str(key): str(value) for key, value in source.items()}
+    return {"*": str(source)} if source else {}
+
+
+def _plain(value: Any) -> str:
+    """A field's value in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(entry) for entry in value)
+    if _is_number(value):
+        return f"{value:,.6g}" if abs(value) < 1e9 else f"{value:.6g}"
+    return str(value)
+
+
+def _machine(environment: Environment | None) -> list[Block]:
+    if environment is None:
+        return [Text(text="environment.json is missing: versions, seed and machine are unknown.", tone="note")]
+    command = environment.command
+    entries: list[tuple[str, str]] = [
+        ("command", " ".join(command) if isinstance(command, list) else command or ""),
+        ("seed", "" if environment.seed is None else str(environment.seed)),
+        ("commit", environment.commit or ""),
+        ("started", environment.started or ""),
+        *((f"machine: {key}", _plain(value)) for key, value in environment.machine.items()),
+        *((f"version of {name}", version) for name, version in environment.versions.items()),
+    ]
+    rows = [Row(cells=[text_cell(name), text_cell(value)]) for name, value in entries if value]
+    caption = "The same study, seed and versions give the same front on one machine, for any number of workers."
+    table = Table(columns=["What", "Value"], rows=rows, caption=caption)
+    return [Fold(title="Versions, seed and machine", blocks=(table,))]
+
+
+def _damage(problems: Sequence[Problem]) -> list[Block]:
+    if not problems:
+        return [Text(text="Every part of the run folder was there and could be read.", tone="note")]
+    rows = [Row(cells=[text_cell(p.file), text_cell(p.where), text_cell(p.reason)]) for p in problems]
+    caption = "Missing or damaged parts of the run folder. Damaged rows were left out; all others count."
+    return [Table(columns=["File", "Where", "What is wrong"], rows=rows, caption=caption, tall=len(rows) > 12)]
+
+
+SECTION = Section(key="basis", title="What the numbers rest on", order=100, info=basis_info, draw=draw_basis)

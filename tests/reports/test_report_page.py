@@ -1,0 +1,259 @@
+"""The page: self-contained, complete, escaped, the same bytes twice, and written whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import reports
+from dse.errors import DseError
+from reports.page import render
+from reports.run import read_run
+from reports.section import Section, all_sections, draw_section
+
+VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use"}
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """Elements, ids, text and references of a page; unbalanced tags are an error."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.handlers: list[str] = []
+        self.scripts: list[str] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attributes:
+            if name == "id":
+                self.ids[value or ""] += 1
+            if name in ("src", "href", "xlink:href", "action", "poster", "data", "srcset"):
+                self.references.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self.open and self.open[-1] == "script" else self.text).append(data)
+
+
+def written(folder: Path) -> tuple[str, Page]:
+    html = reports.write(folder).read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+@pytest.fixture(scope="module")
+def page(shared_run: Path) -> Page:
+    return Page(render(read_run(shared_run)))
+
+
+def test_everything_is_drawn_and_nothing_is_loaded(page: Page) -> None:
+    for section in all_sections():
+        assert page.ids[section.key] == 1
+    text = " ".join(page.text)
+    assert "could not be drawn" not in text
+    assert "Not shown for this run" not in text
+    assert all(reference.startswith(("#", "data:")) for reference in page.references)
+    assert not page.handlers
+    assert page.tags["iframe"] == page.tags["object"] == page.tags["embed"] == 0
+    assert max(page.ids.values()) == 1, "ids are unique"
+    style = re.findall(r"url\(([^)]*)\)", "".join(page.text))
+    assert all(target.startswith(("#", "data:")) for target in style)
+
+
+def test_every_drawing_reference_has_its_target(shared_run: Path) -> None:
+    html = render(read_run(shared_run))
+    targets = set(re.findall(r'\bid="([^"]+)"', html))
+    used = set(re.findall(r'xlink:href="#([^"]+)"', html)) | set(re.findall(r'clip-path="url\(#([^)]+)\)"', html))
+    assert used
+    assert used <= targets
+
+
+def test_summary_says_what_the_files_say(page: Page) -> None:
+    text = re.sub(r"\s+", " ", " ".join(page.text))
+    assert "swept 2,340 designs" in text
+    assert "570 designs were mapped and simulated, 30 cannot be mapped, and 1,110 are still open" in text
+    assert "lower bounds alone ruled out the other 630" in text  # 2340 - 570 - 30 - 1110
+    assert "within 6.20 % of it in every objective" in text
+    assert "results/worker-0.jsonl" in text and "line 17" in text
+
+
+def test_nothing_proven_is_said_plainly(make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["epsilon"] = None
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = " ".join(Page(render(read_run(folder))).text)
+    assert "Nothing is proven" in text
+    assert "Proven:" not in text
+
+
+@pytest.mark.parametrize("options", [{}, {"inputs": 24, "objectives": ("latency_ms", "energy_mj")}])
+def test_two_writes_give_the_same_bytes(make_run: Callable[..., Path], options: dict[str, object]) -> None:
+    folder = make_run(**options)
+    first = reports.write(folder).read_bytes()
+    traces = {path: path.read_bytes() for path in folder.glob("timelines/*.perfetto.json")}
+    assert reports.write(folder).read_bytes() == first
+    assert traces and all(path.read_bytes() == held for path, held in traces.items())
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_page_can_be_written_elsewhere(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_run()
+    assert reports.write(folder, tmp_path / "elsewhere.html") == tmp_path / "elsewhere.html"
+    assert not (folder / "report.html").exists()
+
+
+def test_text_of_files_is_shown_not_run(make_run: Callable[..., Path]) -> None:
+    folder = make_run(chip_names=[EVIL, "$x_1$", "</script><script>alert(2)</script>", '"&quot;'])
+    for name in ("summary.json", "workload.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace('"htdemucs"', json.dumps(EVIL)).replace("encoder.", "<b>&amp;."))
+    html, page = written(folder)
+    assert page.tags["img"] == 0
+    assert page.tags["b"] == 0
+    assert not page.handlers
+    assert EVIL in " ".join(page.text)
+    assert "<img" not in html.replace(_plotly_source(), "")
+    chart = json.loads(next(script for script in page.scripts if script.startswith('{"data"')))
+    hover = [text for trace in chart["data"] for text in trace.get("hovertext", [])]
+    assert any("&lt;img src=x" in text for text in hover)  # plotly reads hover text as HTML
+    assert not any("<img" in text or "<script" in text for text in hover)
+
+
+def _plotly_source() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def test_the_policy_admits_exactly_the_scripts_of_the_page(shared_run: Path) -> None:
+    import base64
+    import hashlib
+
+    html = render(read_run(shared_run))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    hashes = {f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}" for script in scripts}
+    import html as escapes
+
+    assert set(re.findall(r"'(sha256-[^']+)'", escapes.unescape(policy[1]))) == hashes
+    assert "default-src 'none'" in escapes.unescape(policy[1])
+
+
+def test_a_section_that_raises_becomes_a_card(shared_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> list[object]:
+        raise ZeroDivisionError(EVIL)
+
+    broken = Section(key="front", title="The front", order=20, info=lambda run: run, draw=fail)
+    others = [section for section in all_sections() if section.key != "front"]
+    monkeypatch.setattr("reports.page.all_sections", lambda: [*others, broken])
+    page = Page(render(read_run(shared_run)))
+    text = " ".join(page.text)
+    assert "could not be drawn" in text
+    assert f"ZeroDivisionError: {EVIL}" in text
+    assert page.ids["summary"] == page.ids["basis"] == page.ids["front"] == 1
+
+
+MISSING = ["summary.json", "environment.json", "workload.json", "library.json", "study.yaml", "timelines", "results"]
+
+
+@pytest.mark.parametrize("part", MISSING)
+def test_a_missing_part_is_named_and_the_rest_is_shown(make_run: Callable[..., Path], part: str) -> None:
+    folder = make_run(designs=80)
+    for path in sorted((folder / part).glob("*")) if (folder / part).is_dir() else [folder / part]:
+        path.unlink()
+    _, page = written(folder)
+    text = " ".join(page.text)
+    assert part in text
+    assert "missing" in text
+    assert "could not be drawn" not in text
+    assert all(page.ids[section.key] == 1 for section in all_sections())
+
+
+@pytest.mark.parametrize("name", ["summary.json", "environment.json", "workload.json", "library.json", "study.yaml"])
+@pytest.mark.parametrize("content", ["", "[1, 2", "[]", '{"front": 3, "layers": {}, "chips": "x", "versions": []}'])
+def test_a_damaged_file_is_named_and_the_page_is_written(
+    make_run: Callable[..., Path], name: str, content: str
+) -> None:
+    folder = make_run(designs=80)
+    (folder / name).write_text(content)
+    text = " ".join(Page(render(read_run(folder))).text)
+    assert "could not be drawn" not in text
+    if not (name == "study.yaml" and content.startswith("{")):  # that one is a mapping, as it should be
+        assert name in text
+
+
+def test_every_missing_key_still_gives_a_page(make_run: Callable[..., Path]) -> None:
+    folder = make_run(designs=40)
+    knee = json.loads((folder / "summary.json").read_text())["knee"]
+    for path in (folder / "summary.json", folder / "timelines" / f"{knee['design']}-{knee['point']}.json"):
+        whole = json.loads(path.read_text())
+        for key in whole:
+            for broken in ({k: v for k, v in whole.items() if k != key}, whole | {key: None}):
+                path.write_text(json.dumps(broken))
+                run = read_run(folder)
+                for section in all_sections():
+                    card = draw_section(section, run)
+                    assert card.state != "failed", (key, section.key, card.reason)
+        path.write_text(json.dumps(whole))
+
+
+def test_an_empty_front_is_said(make_run: Callable[..., Path]) -> None:
+    folder = make_run(designs=40)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"front": [], "knee": None}))
+    _, page = written(folder)
+    assert "The front is empty" in " ".join(page.text)
+    assert "Plotly" not in "".join(page.scripts).replace("Plotly !==", "").replace("Plotly.react", "")
+
+
+@pytest.mark.parametrize("make", [lambda path: path, lambda path: path.mkdir() or path])
+def test_a_folder_that_is_no_run_is_an_error_with_a_hint(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    with pytest.raises(DseError) as error:
+        reports.write(make(tmp_path / "nothing"))
+    assert "nothing" in error.value.message
+    assert "dse run" in error.value.hint
+
+
+def test_a_page_that_cannot_be_written_is_an_error_with_a_hint(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DseError, match="cannot be written"):
+        reports.write(make_run(designs=40), tmp_path / "no" / "such" / "folder.html")
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, reports, reports.page, reports.section; reports.section.all_sections(); "
+        "print([m for m in ('pandas', 'matplotlib', 'plotly', 'pyarrow', 'torch') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
