@@ -128,6 +128,7 @@ class MappedDesign:
         )
 
 
+SHOWN = 3  # reasons of a refusal; the others are counted
 SEGMENT_KEYS = ("id", "name", "layers", "slot", "chip", "latency_ms", "energy_mj")
 
 
@@ -192,11 +193,22 @@ def _refuse(design: MappedDesign) -> NoReturn:
             f"{design.title}: {design.mapping.solver} found no mapping until its deadline",
             "a longer --deadline, another --solver, or fewer segments",
         )
-    refusals = [str(refusal) for refusal in design.table.costs.refusals]
-    message = "; ".join(
-        f"{r.constraint} of {r.subject}: needs {r.demand:,.4g} {r.unit}, has {r.bound:,.4g} {r.unit}, "
-        f"{r.gap:,.4g} {r.unit} too little"
-        for r in reasons
-    )
-    levers = dict.fromkeys(lever for reason in reasons for lever in reason.levers)
-    raise InputError(f"{design.title} cannot be mapped: {message}", ", or ".join([*levers, *refusals[:3]]))
+    nowhere = [reason for reason in reasons if reason.constraint == "deployability"]
+    if nowhere:
+        shown = ", ".join(reason.subject for reason in nowhere[:SHOWN]) + (", ..." if len(nowhere) > SHOWN else "")
+        message = f"no chip can run {len(nowhere)} of {len(design.table.segments)} segments: {shown}"
+        hints = [str(refusal) for refusal in design.table.costs.refusals[:SHOWN]]
+    else:
+        message = "; ".join(
+            f"{r.constraint} of {r.subject}: needs {_amount(r.demand, r.unit)}, has {_amount(r.bound, r.unit)}, "
+            f"{_amount(r.gap, r.unit)} too little"
+            for r in reasons[:SHOWN]
+        )
+        if len(reasons) > SHOWN:
+            message += f"; and {len(reasons) - SHOWN} more"
+        hints = list(dict.fromkeys(lever for reason in reasons[:SHOWN] for lever in reason.levers))
+    raise InputError(f"{design.title} cannot be mapped: {message}", "; ".join(hints))
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value / 1e6:,.4g} MB" if unit == "bytes" else f"{value:,.4g} {unit}".rstrip()

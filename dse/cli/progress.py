@@ -28,21 +28,17 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
 def describe(progress: Progress) -> str:
     """Return what stands so far, in one line."""
-    parts = [f"{progress.done:,} of {progress.total:,} designs"]
-    for count, word in (
-        (progress.infeasible, "infeasible"),
-        (progress.failed, "failed"),
-        (progress.open_unmapped, "open"),
-    ):
-        if count:
-            parts.append(f"{count:,} {word}")
-    if progress.hypervolume is not None:
-        parts.append(f"hypervolume {progress.hypervolume:.4g}")
-    if progress.epsilon is not None:
-        parts.append(f"epsilon {100 * progress.epsilon:.3g} %")
-    parts.append(f"{progress.wall_s:.0f} s")
+    parts = [f"{progress.done:,} of {progress.total:,} designs", f"{progress.wall_s:.0f} s"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
     if progress.eta_s is not None:
         parts.append(f"about {progress.eta_s:.0f} s left")
+    if progress.epsilon is not None:
+        parts.append(f"epsilon {100 * progress.epsilon:.3g} %")
+    parts.append(f"hypervolume {progress.hypervolume:.4g}")
+    parts.append(f"{progress.open_unmapped:,} open")
+    if progress.infeasible:
+        parts.append(f"{progress.infeasible:,} infeasible")
     return ", ".join(parts)
 
 
@@ -64,15 +60,17 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
-    columns = (SpinnerColumn(), TextColumn("{task.fields[phase]}"), BarColumn(), TextColumn("{task.description}"))
+    phase = TextColumn("{task.fields[phase]}", table_column=Column(no_wrap=True, min_width=8))
+    columns = (SpinnerColumn(), phase, BarColumn(bar_width=12), TextColumn("{task.description}"))
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=None, phase="starting")
 
         def report(progress: Progress) -> None:
             bars.update(
                 task,
-                completed=progress.done,
+                completed=progress.total - progress.open_unmapped,  # mapped, or closed by their bounds
                 total=progress.total or None,
                 description=describe(progress),
                 phase=progress.phase,

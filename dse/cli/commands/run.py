@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from dse.cli.app import InputError, Interrupted
-from dse.cli.output import emit_json, print_table
+from dse.cli.output import console, emit_json, print_table
 from dse.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROWS = 20  # of the front on the screen; the whole front is in front.csv
-METRICS = {
+TITLES = {
     "latency_ms": "latency ms",
     "throughput_per_s": "samples/s",
     "energy_mj": "energy mJ",
     "area_mm2": "area mm2",
     "cost_usd": "cost USD",
+    "power_w": "power W",
+    "peak_memory_mb": "peak memory MB",
 }
+SHOWN_IF_WIDE = ("latency_ms", "throughput_per_s", "energy_mj", "area_mm2", "cost_usd")
+WIDE = 110  # columns of a screen that has room for more than the objectives
 COUNTS = ("study", "designs", "evaluated", "open_unmapped", "infeasible", "failed")
 
 
@@ -94,18 +99,37 @@ def command(
 
 
 def _print_front(summary: Mapping[str, Any]) -> None:
-    from dse.space import describe
-
+    """Print the front: what differs between its designs, the objectives, and further metrics where there is room."""
     front, knee = summary["front"], summary["knee"]
+    if not front:
+        return
+    params = [_words(point["params"]) for point in front]
+    varying = [name for name in params[0] if len({row[name] for row in params}) > 1 or name == "chips"]
+    same = ", ".join(params[0][name] for name in params[0] if name not in varying)
+    names = list(summary["objectives"])
+    if console().width >= WIDE:
+        names += [name for name in SHOWN_IF_WIDE if name not in names]
     rows: list[tuple[object, ...]] = []
-    for point in front:
-        metrics = point["metrics"]
-        is_knee = bool(knee) and (point["design"], point["point"]) == (knee["design"], knee["point"])
+    for point, words in zip(front, params, strict=True):
+        is_knee = (point["design"], point["point"]) == (knee["design"], knee["point"])
         if len(rows) < ROWS or is_knee:
-            rows.append((describe(point["params"]), *(metrics[name] for name in METRICS), "knee" if is_knee else ""))
-    if rows:
-        shown = f"{len(rows)} of {len(front)} points" if len(rows) < len(front) else f"{len(front)} points"
-        print_table(("design", *METRICS.values(), ""), rows, title=f"Pareto front of {summary['study']}: {shown}")
+            cells = (*(words[name] for name in varying), *(point["metrics"][name] for name in names))
+            rows.append((*cells, "knee" if is_knee else ""))
+    shown = f"{len(rows)} of {len(front)} points" if len(rows) < len(front) else f"{len(front)} points"
+    title = f"Pareto front of {summary['study']}, {shown}" + (f" ({same})" if same else "")
+    print_table((*varying, *(TITLES.get(name, name) for name in names), ""), rows, title=title, left=len(varying))
+
+
+def _words(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return what says which design it is, each in a few words."""
+    chips = Counter(params["chips"])
+    return {
+        "chips": " + ".join(name if count == 1 else f"{count} x {name}" for name, count in chips.items()),
+        "package": params["package"],
+        "precision": params["precision"],
+        "batch": f"batch {params['batch']}",
+        "mapper": params["mapper"],
+    }
 
 
 def _refuse_empty_front(summary: Mapping[str, Any]) -> NoReturn:
