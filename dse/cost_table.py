@@ -244,8 +244,8 @@ def cost_table(
 
     For many systems compute `segment_costs` once for all chip types, then `CostTable.of(costs, system)` each.
     """
-    chips = [chip for chip in system.chips if chip is not None]
-    return CostTable.of(segment_costs(segments, chips, model=model, precision=precision, batch=batch), system)
+    costs = segment_costs(segments, system.present, model=model, precision=precision, batch=batch)
+    return CostTable.of(costs, system)
 
 
 def resident_bytes(segments: SegmentGraph, regime: Regime) -> NDArray[np.float64]:

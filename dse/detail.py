@@ -121,9 +121,7 @@ def _chips(timeline: Timeline, table: CostTable, placement: Placement) -> list[d
     weights = np.zeros(slots)
     np.add.at(weights, assignment, table.segments.weight_bytes)
     rows = []
-    for place, slot in enumerate(table.system.occupied):
-        chip = table.system.chips[slot]
-        assert chip is not None  # occupied
+    for place, (slot, chip) in enumerate(zip(table.system.occupied, table.system.present, strict=True)):
         turned = bool(placement.rotated[place])
         static_w = float(features["static_w"][table.type_of_slot[slot]])
         rows.append(
@@ -200,7 +198,7 @@ def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
 
 def _rooflines(table: CostTable) -> dict[str, dict[str, float]]:
     names = ("peak_flops", "vector_flops", "peak_bw", "achievable", "achievable_bw")
-    used = {chip.name for chip in table.system.chips if chip is not None}
+    used = set(table.system.names)
     return {
         chip.name: {name: float(table.costs.features[name][column]) for name in names}
         for column, chip in enumerate(table.costs.chips)

@@ -100,7 +100,7 @@ def site_of_slots(system: System, layout: Placement | None) -> NDArray[np.int64]
     Raises DseError where the layout has another number of chips, or puts two on one site.
     """
     site = np.full(len(system.chips), -1, np.int64)
-    occupied = np.flatnonzero([chip is not None for chip in system.chips])
+    occupied = system.occupied
     if layout is None:
         site[occupied] = occupied
         return site

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 
 from dse.errors import DseError
 from dse.simulate import simulate
+from solvers.mapping.evaluate import evaluate
 from tests.dse.test_simulate_events import mapped, run
 from tests.dse.toy import toy_table
 
@@ -89,5 +90,8 @@ def test_identities_between_the_metrics(case):
         assert 0.0 <= metrics.utilisation <= 1.0 + 1e-12
         assert timeline.link_bytes * 1e-3 == pytest.approx(timeline.link_busy_ms)
         assert timeline.link_busy_ms.max(initial=0.0) <= timeline.makespan_ms * (1 + 1e-12)
-        if timeline.regime == "serial":
+        if timeline.regime == "pipelined":
+            claimed = evaluate(table.mapping_problem("throughput"), assignment)
+            assert timeline.period_bound_ms == pytest.approx(float(claimed.latency_ms[0]))
+        else:
             assert metrics.throughput_per_s == pytest.approx(1e3 / metrics.latency_ms)

@@ -38,6 +38,10 @@ class ToySystem:
     cost_usd: float = 50.0
     package: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="toy"))
 
+    @property
+    def occupied(self) -> np.ndarray:
+        return np.flatnonzero([chip is not None for chip in self.chips])
+
 
 def chain_routes(slots: int, *, latency_ms: float, ms_per_byte: float, mj_per_byte: float) -> SimpleNamespace:
     """Slots in a row; link 2i joins i to i + 1, link 2i + 1 the other way."""
