@@ -58,13 +58,6 @@ def broken_rules(
     return sorted(found, key=lambda broken: broken.layer)
 
 
-def runs(chip: ChipType, kinds: Sequence[str], shapes: Sequence[Mapping[str, int]] | LayerShapes) -> NDArray[np.bool_]:
-    """Return [N]: whether `chip` can run each layer. Arguments as in broken_rules."""
-    allowed = np.ones(len(kinds), bool)
-    allowed[[broken.layer for broken in broken_rules(chip, kinds, shapes)]] = False
-    return allowed
-
-
 def _broken(rule: Rule, name: str, values: NDArray[np.float64], concerned: NDArray[np.bool_]) -> list[BrokenRule]:
     """Return what the parameter `name` of the `concerned` layers breaks; NaN breaks nothing."""
     concerned = concerned & ~np.isnan(values)

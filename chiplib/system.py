@@ -102,11 +102,6 @@ class System:
         return sum(static_w(chip) for chip in self.present)
 
     @property
-    def tdp_w(self) -> float:
-        """Sum of the chips' thermal design power, W."""
-        return sum(chip.tdp_w for chip in self.present)
-
-    @property
     def capacity_bytes(self) -> NDArray[np.float64]:
         """Memory of each slot's chip, [S]; 0 where the slot is empty."""
         return np.array([0.0 if chip is None else chip.mem_gb * 1e9 for chip in self.chips])

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chiplib import Rule, broken_rules, load_library
-from chiplib.rules import layer_shapes, runs
+from chiplib.rules import layer_shapes
 
 MAX78000 = load_library("reference").chip("max78000")
 MAX78002 = load_library("reference").chip("max78002")
@@ -68,4 +67,3 @@ def test_equals_a_plain_loop(layers: list[tuple[str, int, int]]) -> None:
     found = [b.layer for b in broken_rules(chip, kinds, shapes)]
     assert found == expected
     assert found == [b.layer for b in broken_rules(chip, kinds, layer_shapes(shapes))]
-    np.testing.assert_array_equal(runs(chip, kinds, shapes), [index not in expected for index in range(len(layers))])
