@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,84 +15,31 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from workloads.calls import Call, Count, TensorSpec
+from workloads.calls import Call, Count
 from workloads.errors import WorkloadError
 from workloads.flops import IDENTITIES, count
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
+from workloads.values import (
+    Storage,
+    Value,
+    float_bytes,
+    identity,
+    itemsize,
+    spec_of,
+    specs_in,
+    tensors_in,
+    values_in,
+    view_of,
+    weight_bytes,
+    what_is_read,
+)
 
 BODIES = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled", "invoke_subgraph", "tag_activation_checkpoint"})
 """Higher-order operators whose body runs once, in place."""
 
 OVERWRITES = frozenset({"copy", "fill", "zero", "uniform", "normal", "random"})
 """In-place operators that do not read what they write."""
-
-
-@dataclass(slots=True, eq=False)
-class Storage:
-    """A piece of memory: who wrote it last (a layer's index), or which weight it is, or neither (a model input)."""
-
-    nbytes: int
-    producer: int | None = None
-    weight: str = ""
-    trainable: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Value:
-    """A tensor as a consumer sees it: a view of a storage, and the bytes that reading it moves."""
-
-    storage: Storage
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    where: tuple[Any, ...]  # offset, shape and strides: equal for equal views of a storage
-
-    @property
-    def spec(self) -> TensorSpec:
-        """What the counting rules see."""
-        return TensorSpec(self.shape, self.dtype, bool(self.storage.weight))
-
-
-def _itemsize(spec: TensorSpec) -> int:
-    return int(getattr(torch, spec.dtype).itemsize)
-
-
-def _spec(tensor: torch.Tensor) -> TensorSpec:
-    return TensorSpec(tuple(int(s) for s in tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-
-def _view(tensor: torch.Tensor, storage: Storage, limit: int | None = None) -> Value:
-    """Return `tensor` as a view of `storage`; an expanded one reads no more than the `limit` bytes it came from."""
-    spec = _spec(tensor)
-    where = (tensor.storage_offset(), spec.shape, tensor.stride())
-    nbytes = min(tensor.numel() * tensor.element_size(), storage.nbytes if limit is None else limit)
-    return Value(storage, spec.shape, spec.dtype, nbytes, where)
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _flat(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _flat(item)
-    else:
-        yield value
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [item for item in _flat(value) if isinstance(item, torch.Tensor)]
-
-
-def _values(value: Any) -> list[Value]:
-    return [item for item in _flat(value) if isinstance(item, Value)]
-
-
-def _specs(value: Any) -> Any:
-    if isinstance(value, Value):
-        return value.spec
-    return [_specs(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(slots=True)
@@ -137,7 +84,7 @@ class Walker:
             return self._higher_order(node, args, kwargs, scope)
         if isinstance(target, torch._ops.OpOverload):
             return self._operator(node, target, args, kwargs, values, scope)
-        return self._refuse(node, getattr(target, "__name__", str(target)), _values([args, kwargs]), scope)
+        return self._refuse(node, getattr(target, "__name__", str(target)), values_in([args, kwargs]), scope)
 
     def _higher_order(self, node: fx.Node, args: Any, kwargs: Any, scope: tuple[str, str]) -> Any:
         name = str(node.target)
@@ -147,7 +94,7 @@ class Walker:
             return self.walk(body, [a for a in args[position + 1 :] if not isinstance(a, str)], scope)
         if name == "cond":
             return self._costlier([body for _, body in bodies], list(args[3]), scope)
-        return self._refuse(node, name, _values([args, kwargs]), scope)
+        return self._refuse(node, name, values_in([args, kwargs]), scope)
 
     def _costlier(self, branches: Sequence[fx.GraphModule], operands: list[Any], scope: tuple[str, str]) -> Any:
         """Keep the branch of `torch.cond` that costs more operations: the count is an upper bound."""
@@ -181,29 +128,29 @@ class Walker:
         bound |= {a.name: value for a, value in zip(schema, args, strict=False)}
         packet = target._schema.name.removeprefix("aten::")
         plain = packet if packet.endswith("__") else packet.rstrip("_")
-        outputs = _tensors(node.meta.get("val"))
+        outputs = tensors_in(node.meta.get("val"))
         if not outputs:  # assertions on metadata and the like
             self.aliases[name] += 1
             return None
-        inputs = _values(bound)
+        inputs = values_in(bound)
         written = []
         if plain in IDENTITIES:
             if not bound.get("train", False):
                 self.aliases[name] += 1
                 return inputs[0]
         else:
-            written = [v for a in schema if a.is_write for v in _values(bound[a.name])]
+            written = [v for a in schema if a.is_write for v in values_in(bound[a.name])]
         if not written and (shared := _shared(node, values)) is not None:
             self.aliases[name] += 1
             return shared
         call = Call(
             operator=plain,
-            arguments={key: _specs(value) for key, value in bound.items()},
-            outputs=[_spec(t) for t in outputs],
+            arguments={key: specs_in(value) for key, value in bound.items()},
+            outputs=[spec_of(t) for t in outputs],
             pointwise=torch.Tag.pointwise in target.tags,
         )
-        figures = count(call) if target.namespace == "aten" else None
-        if figures is None or figures.counting == "refused":
+        figures = count(call)
+        if figures.counting == "refused":
             return self._refuse(node, name, inputs, scope)
         if plain in OVERWRITES:
             inputs = [v for v in inputs if v not in written]
@@ -221,8 +168,8 @@ class Walker:
     ) -> Any:
         """Append a layer with its edges; return its output values."""
         index, made = len(self.layers), node.meta.get("val")
-        outputs = _tensors(made)
-        weights, activations = _read(inputs)
+        outputs = tensors_in(made)
+        weights, activations = what_is_read(inputs)
         for storage, nbytes in activations.items():
             self._edge(storage.producer, index, nbytes)
         for value in written:  # what a partial update leaves of the tensor flows through it
@@ -238,16 +185,16 @@ class Walker:
                 module=scope[0],
                 module_type=scope[1],
                 shape=shape,
-                output_shape=_spec(outputs[0]).shape if outputs else (),
-                dtype=_spec(outputs[0]).dtype if outputs else "",
+                output_shape=spec_of(outputs[0]).shape if outputs else (),
+                dtype=spec_of(outputs[0]).dtype if outputs else "",
                 macs=figures.macs,
                 flops=figures.flops,
-                parameters=sum(v.nbytes // _itemsize(v.spec) for v in weights if v.storage.trainable),
+                parameters=sum(v.nbytes // itemsize(v.spec) for v in weights if v.storage.trainable),
                 weight_bytes=sum(v.nbytes for v in weights),
-                weights=_weight_bytes(weights),
+                weights=weight_bytes(weights),
                 input_bytes=sum(activations.values()),
                 output_bytes=sum(t.numel() * t.element_size() for t in outputs),
-                float_bytes=_float_bytes([*map(_spec, outputs), *(v.spec for v in inputs)]),
+                float_bytes=float_bytes([*map(spec_of, outputs), *(v.spec for v in inputs)]),
                 counting=figures.counting,
                 formula=figures.formula,
                 seq_len=features.seq_len,
@@ -258,7 +205,7 @@ class Walker:
         )
         if written:
             return written[0] if isinstance(made, torch.Tensor) else written
-        results = [_view(t, Storage(t.numel() * t.element_size(), producer=index)) for t in outputs]
+        results = [view_of(t, Storage(t.numel() * t.element_size(), producer=index)) for t in outputs]
         return results[0] if isinstance(made, torch.Tensor) else results
 
     def _edge(self, producer: int | None, consumer: int, nbytes: int) -> None:
@@ -290,7 +237,7 @@ def _attribute(module: fx.GraphModule, path: str) -> Any:
     for part in path.split("."):
         value = getattr(value, part)
     if isinstance(value, torch.Tensor):
-        return _view(value, Storage(value.numel() * value.element_size(), weight=path))
+        return view_of(value, Storage(value.numel() * value.element_size(), weight=path))
     return value
 
 
@@ -308,42 +255,15 @@ def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     held = {
         tensor.untyped_storage()._cdata: value
         for argument in node.all_input_nodes
-        for tensor, value in zip(_tensors(argument.meta.get("val")), _values(values[argument]), strict=False)
+        for tensor, value in zip(tensors_in(argument.meta.get("val")), values_in(values[argument]), strict=False)
     }
     views = []
-    for tensor in _tensors(node.meta["val"]):
+    for tensor in tensors_in(node.meta["val"]):
         source = held.get(tensor.untyped_storage()._cdata)
         if source is None:
             return None
-        views.append(_view(tensor, source.storage, source.nbytes))
+        views.append(view_of(tensor, source.storage, source.nbytes))
     return views[0] if isinstance(node.meta["val"], torch.Tensor) else views
-
-
-def _read(inputs: Sequence[Value]) -> tuple[list[Value], dict[Storage, int]]:
-    """Split what is read into distinct views of weights, and activation bytes by storage (no more than it holds)."""
-    distinct = {(id(v.storage), v.where): v for v in inputs}.values()
-    activations: dict[Storage, int] = {}
-    for value in distinct:
-        if not value.storage.weight:
-            activations[value.storage] = min(activations.get(value.storage, 0) + value.nbytes, value.storage.nbytes)
-    return [v for v in distinct if v.storage.weight], activations
-
-
-def _weight_bytes(weights: Sequence[Value]) -> dict[str, int]:
-    held: dict[str, int] = {}
-    for value in weights:
-        held[value.storage.weight] = min(held.get(value.storage.weight, 0) + value.nbytes, value.storage.nbytes)
-    return held
-
-
-def _float_bytes(specs: Sequence[TensorSpec]) -> int:
-    """Size of one real number of the first floating (or complex) tensor; 0 where there is none."""
-    for spec in specs:
-        if spec.is_complex:
-            return _itemsize(spec) // 2
-        if spec.is_floating:
-            return _itemsize(spec)
-    return 0
 
 
 def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) -> WorkloadGraph:
@@ -363,18 +283,13 @@ def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) ->
         layers=tuple(walker.layers),
         edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
         edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
-        parameters=sum(p.numel() for p in {_identity(p): p for p in module.parameters()}.values()),
+        parameters=sum(p.numel() for p in {identity(p): p for p in module.parameters()}.values()),
         weight_bytes=sum(nbytes for weight, nbytes in used.items() if weight in read),
         input_shapes=input_shapes,
         batch=input_shapes[0][0] if input_shapes and input_shapes[0] else 1,
         aliases=dict(sorted(walker.aliases.items())),
         refused=dict(sorted(walker.refused.items())),
     )
-
-
-def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for two names of one tensor: same storage, same view of it."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _placeholders(program: ExportedProgram, module: torch.nn.Module) -> tuple[list[Any], tuple[tuple[int, ...], ...]]:
@@ -391,12 +306,12 @@ def _placeholders(program: ExportedProgram, module: torch.nn.Module) -> tuple[li
             continue
         size = tensor.numel() * tensor.element_size()
         if spec.kind == InputKind.USER_INPUT:
-            input_shapes.append(_spec(tensor).shape)
-            values.append(_view(tensor, Storage(size)))
+            input_shapes.append(spec_of(tensor).shape)
+            values.append(view_of(tensor, Storage(size)))
             continue
         target = str(spec.target)
-        key = _identity(held[target]) if target in held else target
+        key = identity(held[target]) if target in held else target
         trainable = spec.kind == InputKind.PARAMETER
         storage = storages.setdefault(key, Storage(size, weight=target, trainable=trainable))
-        values.append(_view(tensor, storage))
+        values.append(view_of(tensor, storage))
     return values, tuple(input_shapes)

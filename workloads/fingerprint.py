@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import nn
 
-TRACER_FILES = ("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "shapes", "trace")
+TRACER_FILES = ("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "shapes", "trace", "values")
 """The files of this package that decide what a traced graph holds."""
 
 

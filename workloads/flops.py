@@ -1,9 +1,10 @@
 """What each operator costs: fvcore's handles, exact handles of ours, named estimates, movement; the rest is refused.
 
-One register, `RULES`, maps an aten operator's name (without overload, without the trailing underscore of its in-place
-form) to a `Rule`. Where fvcore has a handle, the handle itself is called on values that look to it like those of a jit
-trace, so that a graph's count equals `FlopCountAnalysis.total()`. fvcore is not followed where it is wrong:
-broadcast matrix products, einsum (four significant digits) and complex operands, which it counts as if they were real.
+One register, `RULES`, maps an operator's name (without overload and without the trailing underscore of its in-place
+form; with its namespace where that is not aten) to a `Rule`. Where fvcore has a handle, the handle itself is called on
+values that look to it like those of a jit trace, so that a graph's count equals `FlopCountAnalysis.total()`. fvcore is
+not followed where it is wrong: broadcast matrix products, einsum (four significant digits), convolutions padded by
+name (which it misses) and complex operands, which it counts as if they were real.
 
 Counting convention: a multiply-accumulate is one MAC and two operations. In estimates every arithmetic operation,
 comparison and elementary function (exp, erf, sqrt, ...) is one operation; composites count the operations of their
@@ -103,7 +104,7 @@ def _grouped_mm(call: Call) -> Count:
     [T, K] x [G, K, N] is T K N; [G, M, K] x [K, T] is M K T; [M, T] x [T, N] (groups along T) is M T N;
     [G, M, K] x [G, K, N] is G M K N. All rows count, also those behind the last offset.
     """
-    left, right = call.tensor("self").shape, call.tensor("mat2").shape
+    left, right = (tensor.shape for tensor in call.tensors[:2])
     macs = math.prod(left) * right[-1] if len(right) == 3 or len(left) == 2 else left[1] * left[2] * right[-1]
     return _complex(call, product_kind(call), "handle", macs, "rows k n, each row meets one group")
 
@@ -166,7 +167,7 @@ def _convolution(call: Call) -> Count:
     x_shape = (1, *x.shape) if unbatched else x.shape
     out_shape = (1, *out.shape) if unbatched else out.shape
     macs = conv_flop_count(list(x_shape), list(weight.shape), list(out_shape), transposed=transposed)
-    if isinstance(call.arguments.get("padding"), str):
+    if isinstance(call.arguments.get("padding"), str):  # "same": the jit trace has another operator there
         return _complex(call, OperatorKind.CONV, "handle", int(macs), "as fvcore, which misses padding by name")
     return _complex(call, OperatorKind.CONV, "fvcore", int(macs))
 
@@ -236,7 +237,7 @@ RULES: dict[str, Rule] = {
     "tensordot": _tensordot,
     "einsum": _einsum,
     "bilinear": _bilinear,
-    "_grouped_mm": _grouped_mm,
+    **named("_grouped_mm transformers::grouped_mm_fallback", _grouped_mm),
     "scaled_dot_product_attention": _attention,
     **named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", _convolution),
     **named("convolution _convolution", _convolution),

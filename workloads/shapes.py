@@ -67,13 +67,14 @@ def _product(call: Call) -> dict[str, int]:
         k = x.shape[-1]
         return {"batch": 1, "m": x.numel // max(k, 1), "n": math.prod(weight.shape[:-1]), "k": k}
     matrices = [t for t in call.tensors if len(t.shape) >= 1][-2:]
-    if call.operator == "_grouped_mm":
-        matrices = [call.tensor("self"), call.tensor("mat2")]
+    grouped = "grouped_mm" in call.operator
+    if grouped:
+        matrices = call.tensors[:2]
     out, left = call.output, matrices[0]
     m = out.shape[-2] if len(out.shape) >= 2 else 1
     n = out.shape[-1] if out.shape else 1
     shape = {"batch": out.numel // max(m * n, 1), "m": m, "n": n, "k": left.shape[-1]}
-    return shape | ({"groups": matrices[1].shape[0]} if call.operator == "_grouped_mm" else {})
+    return shape | ({"groups": matrices[1].shape[0]} if grouped else {})
 
 
 def _attention(call: Call) -> dict[str, int]:

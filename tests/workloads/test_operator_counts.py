@@ -122,7 +122,7 @@ def test_unknown_operators_are_refused_and_element_wise_ones_estimated():
 
 
 def test_the_register_names_operators_that_torch_has():
-    missing = [name for name in RULES if not hasattr(torch.ops.aten, name)]
+    missing = [name for name in RULES if "::" not in name and not hasattr(torch.ops.aten, name)]
     assert missing == []
     assert all(name in RULES for name in ESTIMATES)
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import workloads
 from workloads import OperatorKind, WorkloadError, WorkloadGraph
 from workloads.graph import MATRIX_KINDS
+from workloads.models.htdemucs import HTDemucs
 
 
 def trace(module, *inputs, **options) -> WorkloadGraph:
@@ -121,6 +122,26 @@ def test_transformers_models_reach_the_published_figures(model, gmacs, attention
     assert matrix_macs(graph) == torch_total(module, inputs)
 
 
+def test_language_models_reach_the_published_figures():
+    transformers = pytest.importorskip("transformers", reason="transformers is a test extra")
+    with torch.device("meta"):
+        module = transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False))
+        tokens = torch.zeros(1, 1024, dtype=torch.int64)
+    graph = trace(module, tokens)
+    assert round(matrix_macs(graph) / 1e9, 1) == 145.8
+    assert round(matrix_macs(graph, OperatorKind.ATTENTION) / 1e9, 1) == 19.3
+    assert graph.parameters == 124_439_808  # the head is the embedding
+    assert not graph.refused
+
+
+def test_a_small_htdemucs_equals_fvcore_and_torch():
+    sizes = {"channels": 8, "nfft": 2048, "depth": 3, "t_layers": 2, "t_heads": 2, "samplerate": 8000, "segment_s": 1.0}
+    module, inputs = HTDemucs(**sizes).eval(), (torch.randn(1, 2, 8000),)
+    graph = trace(module, *inputs)
+    assert sum(layer.macs for layer in graph.layers if layer.counting == "fvcore") == fvcore_total(module, inputs)
+    assert matrix_macs(graph, OperatorKind.CONV, OperatorKind.LINEAR) == torch_total(module, inputs)  # on a CPU
+
+
 # --- the nine silent miscounts ---
 
 
@@ -195,6 +216,19 @@ def test_mixture_of_experts_counts_each_row_once():
     assert layer.macs == 24 * 16 * 32
     assert layer.kind == OperatorKind.LINEAR
     assert layer.weight_bytes == 4 * 16 * 32 * 2
+
+
+def test_mixture_of_experts_of_transformers_is_counted():
+    transformers = pytest.importorskip("transformers", reason="transformers is a test extra")
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 1, "vocab_size": 50}
+    widths = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    with torch.device("meta"):
+        module = transformers.MixtralForCausalLM(transformers.MixtralConfig(**experts, **widths, use_cache=False))
+        tokens = torch.zeros(1, 6, dtype=torch.int64)
+    graph = trace(module, tokens)
+    assert not graph.refused
+    found = sum(layer.macs for layer in graph.layers if "grouped_mm" in layer.operator)
+    assert found == 6 * 2 * 3 * 32 * 48  # tokens, experts of each, three matrices of an expert
 
 
 class Complex(nn.Module):

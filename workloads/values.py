@@ -1,0 +1,117 @@
+"""Tensors of a trace: which storage they lie in, who wrote it last, and what reading them moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workloads.calls import TensorSpec
+
+
+@dataclass(slots=True, eq=False)
+class Storage:
+    """A piece of memory: who wrote it last (a layer's index), or which weight it is, or neither (a model input)."""
+
+    nbytes: int
+    producer: int | None = None
+    weight: str = ""
+    trainable: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """A tensor as a consumer sees it: a view of a storage, and the bytes that reading it moves."""
+
+    storage: Storage
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    where: tuple[Any, ...]  # offset, shape and strides: equal for equal views of a storage
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What the counting rules see."""
+        return TensorSpec(self.shape, self.dtype, bool(self.storage.weight))
+
+
+def itemsize(spec: TensorSpec) -> int:
+    """Return the bytes of one element."""
+    return int(getattr(torch, spec.dtype).itemsize)
+
+
+def spec_of(tensor: torch.Tensor) -> TensorSpec:
+    """Return shape and dtype of a tensor."""
+    return TensorSpec(tuple(int(s) for s in tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def view_of(tensor: torch.Tensor, storage: Storage, limit: int | None = None) -> Value:
+    """Return `tensor` as a view of `storage`; an expanded one reads no more than the `limit` bytes it came from."""
+    spec = spec_of(tensor)
+    where = (tensor.storage_offset(), spec.shape, tensor.stride())
+    nbytes = min(tensor.numel() * tensor.element_size(), storage.nbytes if limit is None else limit)
+    return Value(storage, spec.shape, spec.dtype, nbytes, where)
+
+
+def flatten(value: Any) -> Iterator[Any]:
+    """Yield what lists, tuples and mappings hold, in order."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from flatten(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from flatten(item)
+    else:
+        yield value
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Return the tensors among the items."""
+    return [item for item in flatten(value) if isinstance(item, torch.Tensor)]
+
+
+def values_in(value: Any) -> list[Value]:
+    """Return the values among the items."""
+    return [item for item in flatten(value) if isinstance(item, Value)]
+
+
+def specs_in(value: Any) -> Any:
+    """Replace the values in an argument by what the counting rules see of them."""
+    if isinstance(value, Value):
+        return value.spec
+    return [specs_in(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def what_is_read(inputs: Sequence[Value]) -> tuple[list[Value], dict[Storage, int]]:
+    """Split what is read into distinct views of weights, and activation bytes by storage (no more than it holds)."""
+    distinct = {(id(v.storage), v.where): v for v in inputs}.values()
+    activations: dict[Storage, int] = {}
+    for value in distinct:
+        if not value.storage.weight:
+            activations[value.storage] = min(activations.get(value.storage, 0) + value.nbytes, value.storage.nbytes)
+    return [v for v in distinct if v.storage.weight], activations
+
+
+def weight_bytes(weights: Sequence[Value]) -> dict[str, int]:
+    """Return the bytes read of each weight, by its name."""
+    held: dict[str, int] = {}
+    for value in weights:
+        held[value.storage.weight] = min(held.get(value.storage.weight, 0) + value.nbytes, value.storage.nbytes)
+    return held
+
+
+def float_bytes(specs: Sequence[TensorSpec]) -> int:
+    """Size of one real number of the first floating (or complex) tensor; 0 where there is none."""
+    for spec in specs:
+        if spec.is_complex:
+            return itemsize(spec) // 2
+        if spec.is_floating:
+            return itemsize(spec)
+    return 0
+
+
+def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for two names of one tensor: same storage, same view of it."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
