@@ -11,7 +11,8 @@ programme minimises a cost that separates by neighbouring stages and never excee
 
 So its value bounds every contiguous mapping from below, and it is exact wherever the true cost of the stages it finds
 is no more: always for chains (edges k -> k + 1 only) whose routes share no link, or in the serial regime. With skip
-edges, a second run charges every edge into a stage as if it came from the stage before, and the better mapping is kept.
+edges, a second run charges every edge into a stage as if it came from the stage before, and the better mapping is kept;
+if that leaves a gap and the contiguous mappings are few, all are compared.
 Where slots are too many and too different to count subsets of, slots are used in the order of several fixed lists: then
 it is a heuristic with the general lower bound.
 """
@@ -19,8 +20,8 @@ it is a heuristic with the general lower bound.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
-from math import prod
+from itertools import combinations, permutations, product
+from math import comb, perm, prod
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.mapping.bounds import bound_and_start
-from solvers.mapping.evaluate import best_of, finish
+from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.problem import Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver
 from solvers.mapping.symmetry import interchangeable_slots
@@ -40,6 +41,7 @@ MAX_CELLS = 4_000_000  # of the table of states
 MAX_STEPS = 400_000_000  # transitions, about a second
 MAX_PERIODS = 200  # points of the period-energy front that are looked at
 ORDERS = 16  # lists of slots tried where subsets are too many
+MAX_COMPARED = 20_000  # contiguous mappings that are all compared
 ROUNDING = 1 - 1e-12
 
 
@@ -54,6 +56,7 @@ class PipelineDP(MappingSolver):
     name = "pipeline_dp"
     exact = True
     contiguous_only = True
+    required_modules = ("numba",)
 
     def solve(
         self,
@@ -65,33 +68,53 @@ class PipelineDP(MappingSolver):
     ) -> Mapping:
         """Return the best of the stages found and the warm start; see MappingSolver."""
         started = perf_counter()
+        until = started + deadline_s
         bound, relaxed = bound_and_start(problem)
         candidates = [warm_start, relaxed]
         groups = interchangeable_slots(problem)
         complete = _tractable(problem.segments, groups)
         if np.isfinite(bound):
             if complete:
-                value, mappings = _solve(problem, groups, _used_counts(groups), optimistic=True)
+                value, mappings = _solve(problem, groups, _used_counts(groups), until, optimistic=True)
                 candidates += mappings
                 if problem.contiguous and _bounds_from_below(problem):
                     bound = max(bound, value * ROUNDING)
                 if _skips(problem):
-                    candidates += _solve(problem, groups, _used_counts(groups), optimistic=False)[1]
+                    candidates += _solve(problem, groups, _used_counts(groups), until, optimistic=False)[1]
             else:
                 alone = [[slot] for slot in range(problem.slots)]
                 for order in _orders(problem, seed):
-                    candidates += _solve(problem, alone, _in_order(order), optimistic=False)[1]
-                    if perf_counter() - started > deadline_s:
+                    candidates += _solve(problem, alone, _in_order(order), until, optimistic=False)[1]
+                    if perf_counter() > until:
                         break
         answer = best_of(problem, candidates)
-        none_exists = answer is None and complete and problem.contiguous
-        return finish(problem, answer, lower_bound=bound, solver=self.name, started=started, exact=none_exists)
+        proven = answer is None and complete and problem.contiguous
+        if answer is not None and problem.contiguous and bound < evaluate(problem, answer).objective[0] * PROVEN:
+            everything = _all_contiguous(problem)
+            if everything is not None:
+                answer, proven = best_of(problem, [answer, everything]), True
+        return finish(problem, answer, lower_bound=bound, solver=self.name, started=started, exact=proven)
 
 
 def _tractable(segments: int, groups: list[list[int]]) -> bool:
     states = prod(len(group) + 1 for group in groups)
     cells = states * len(groups) * (segments + 1)
     return cells <= MAX_CELLS and cells * len(groups) * segments // 2 <= MAX_STEPS
+
+
+def _all_contiguous(problem: MappingProblem) -> NDArray[np.int64] | None:
+    """Every contiguous mapping [M, K], or None where they are more than MAX_COMPARED."""
+    segments, slots = problem.segments, problem.slots
+    sizes = range(1, min(segments, slots) + 1)
+    if sum(comb(segments - 1, stages - 1) * perm(slots, stages) for stages in sizes) > MAX_COMPARED:
+        return None
+    rows = []
+    for stages in sizes:
+        cuts = np.array(list(combinations(range(1, segments), stages - 1)), dtype=np.int64)
+        stage = (np.arange(segments) >= cuts[:, :, None]).sum(axis=1)  # [cuts, K]
+        order = np.array(list(permutations(range(slots), stages)), dtype=np.int64)
+        rows.append(order[:, stage].reshape(-1, segments))
+    return np.concatenate(rows)
 
 
 def _skips(problem: MappingProblem) -> bool:
@@ -140,9 +163,12 @@ def _orders(problem: MappingProblem, seed: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _solve(
-    problem: MappingProblem, groups: list[list[int]], step: NDArray[np.int64], *, optimistic: bool
+    problem: MappingProblem, groups: list[list[int]], step: NDArray[np.int64], until: float, *, optimistic: bool
 ) -> tuple[float, list[NDArray[np.int64]]]:
-    """Least value of the separable objective (inf where no stages fit) and the mappings [K] met on the way."""
+    """Least value of the separable objective (inf where no stages fit) and the mappings [K] met on the way.
+
+    Cut short `until` a time, or after MAX_PERIODS points, the value is a lower bound on the least one.
+    """
     from solvers.mapping._stage_kernel import best_stages
 
     stages = _stages(problem, groups, step, optimistic=optimistic)
@@ -165,6 +191,8 @@ def _solve(
         load = _largest_load(stages, starts, kinds)
         value = min(value, problem.time_weight * load + energy)
         most_load = np.nextafter(load, 0.0)
+        if perf_counter() > until:
+            break
     return min(value, problem.time_weight * period + energy), mappings
 
 

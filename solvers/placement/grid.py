@@ -39,6 +39,7 @@ class Grid(PlacementSolver):
 
     name = "grid"
     exact = True
+    required_modules = ("numba",)
 
     def solve(self, problem: PlacementProblem, *, deadline_s: float = 10.0, seed: int = 0) -> Placement:
         """Return the best assignment found, legal or with its violations; see PlacementSolver."""
