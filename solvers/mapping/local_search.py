@@ -19,8 +19,16 @@ from solvers.mapping.solver import MappingSolver
 if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
 
-HOT = (0.3, 0.1, 0.03)  # temperature at the start of each round, in units of the best value so far
 LEAST_MOVES = 1000  # a round
+
+
+def start_temperature(problem: MappingProblem, moves: int) -> float:
+    """Return the temperature to start annealing from, in units of the start's value: hotter where moves are many.
+
+    Measured on random problems: with few moves for each of the K x S single moves, anything hot is never cooled again;
+    with many, heat is what leaves local minima.
+    """
+    return min(0.3, max(0.002, 0.0015 * moves / (problem.segments * problem.slots)))
 
 
 class LocalSearch(MappingSolver):
@@ -33,7 +41,7 @@ class LocalSearch(MappingSolver):
     name = "local_search"
     required_modules = ("numba",)
 
-    def __init__(self, *, rounds: int = 3, moves_per_segment: int = 30) -> None:
+    def __init__(self, *, rounds: int = 2, moves_per_segment: int = 45) -> None:
         """Anneal `rounds` times from the best so far, each for moves_per_segment x K moves."""
         if rounds < 0 or moves_per_segment < 0:
             raise SolverError(f"rounds {rounds} and moves_per_segment {moves_per_segment}", "zero or more")
@@ -64,16 +72,17 @@ class LocalSearch(MappingSolver):
         x = candidates[chosen].copy()
         history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
         no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
+        moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
+        hot = start_temperature(problem, moves)
         for turn in range(self.rounds):
             if bound >= value * PROVEN or perf_counter() - started > deadline_s:
                 break
-            moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
             after, _ = _annealing.anneal(
                 compiled,
                 _annealing.WEIGHTED,
                 weight,
                 moves,
-                HOT[turn % len(HOT)],
+                hot / (1 + 2 * (turn % 2)),
                 seed * self.rounds + turn,
                 x,
                 *no_archive,
@@ -136,9 +145,10 @@ def local_search_many(
     relaxed = bounds_and_starts(problem, weights, compiled)[1]
     starts = as_batch(problem, warm_starts, *relaxed, *simple_starts(problem, compiled, seed))
     archive, points = np.empty((most, problem.segments), dtype=np.int64), np.empty((most, 2))
+    hot = start_temperature(problem, moves)
     rows = np.concatenate([weights, 1 / aims])
     modes = np.repeat([_annealing.WEIGHTED, _annealing.CORNER], [len(weights), len(aims)])
-    count = _annealing.anneal_each(compiled, starts, rows, modes, moves, HOT[-1], seed, archive, points)
+    count = _annealing.anneal_each(compiled, starts, rows, modes, moves, hot, seed, archive, points)
     found = archive[np.argsort(points[:count, 0], kind="stable")]
     evaluation = evaluate(problem, found)
     if not evaluation.feasible.all():
