@@ -58,7 +58,7 @@ def detail(
 
 
 def energy_split(timeline: Timeline) -> dict[str, float]:
-    """Return the energy of one input by item, mJ; the items sum to `energy_mj` of the metrics.
+    """Return the energy of one sample by item, mJ; the items sum to `energy_mj` of the metrics.
 
     A layer's dynamic energy is divided as FLOPs x pJ/FLOP stands to bytes x pJ/byte.
     """
@@ -69,7 +69,7 @@ def energy_split(timeline: Timeline) -> dict[str, float]:
     memory = (rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]) * chips["pj_per_byte"]
     both = compute + memory
     dynamic = costs.layers.energy_mj[np.arange(len(rows)), column]
-    compute_mj = float((dynamic * compute / np.where(both > 0.0, both, 1.0)).sum())
+    compute_mj = float((dynamic * compute / np.where(both > 0.0, both, 1.0)).sum()) / costs.segments.batch
     return {
         "compute": compute_mj,
         "memory": energy.dynamic_mj - compute_mj,

@@ -29,6 +29,10 @@ class Unmappable(Exception):
     """The design has no mapping: the message says which constraint, by how much, and what would meet it."""
 
 
+class Unmapped(Exception):
+    """No mapping was found that holds in the simulation, though none was proven impossible."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """All that a worker needs to evaluate any design of one study. Costs hold every chip type of the space."""
@@ -55,6 +59,8 @@ class Evaluator:
             row["points"] = self.points(params)
         except Unmappable as error:
             row |= {"status": "infeasible", "reason": str(error)}
+        except Unmapped as error:
+            row |= {"status": "unmapped", "reason": str(error)}
         except Exception as error:  # whatever a plug-in raises: the sweep goes on, the row says why
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         row["wall_s"] = round(time.perf_counter() - started, 6)
@@ -71,13 +77,19 @@ class Evaluator:
             balanced = (1.0 / max(found[0].latency_ms, 1e-300), 1.0 / max(frugal.energy_mj, 1e-300))
             found += [frugal, self._map(table, params["mapper"], balanced, seed, frugal)]
             weights += [(0.0, 1.0), balanced]
-        points, seen = [], set()
+        points: list[dict[str, Any]] = []
+        refused: list[str] = []
+        seen: set[bytes] = set()
         for (latency_weight, energy_weight), mapping in zip(weights, found, strict=True):
             if mapping.assignment.tobytes() in seen:
                 continue
             seen.add(mapping.assignment.tobytes())
             placement = place(table, mapping.assignment)
             timeline = self._simulate(table, mapping.assignment, placement)
+            excess = timeline.peak_memory_bytes - table.system.capacity_bytes
+            if excess.max() > 0:  # copies that wait for their consumer: the mapping problem does not see them
+                refused.append(f"slot {excess.argmax()} lacks {excess.max() / 1e6:,.1f} MB in the simulation")
+                continue
             points.append(
                 {
                     "metrics": timeline.metrics().as_dict(),
@@ -91,6 +103,8 @@ class Evaluator:
                     "mapping_status": mapping.status,
                 }
             )
+        if not points:
+            raise Unmapped(f"memory: {'; '.join(dict.fromkeys(refused))}")
         return points
 
     def detail(self, row: Mapping[str, Any], point: int) -> dict[str, Any]:
@@ -135,7 +149,7 @@ class Evaluator:
             reasons = "; ".join(map(str, mapping.infeasibility))
             if mapping.status == "infeasible":
                 raise Unmappable(reasons or f"proven infeasible by {mapping.solver}")
-            raise RuntimeError(f"{mapping.solver} found no mapping, and none was proven impossible")
+            raise Unmapped(f"{mapping.solver} found no mapping, and none was proven impossible")
         return mapping
 
     def _simulate(self, table: CostTable, assignment: NDArray[np.int64], placement: Placement) -> Timeline:

@@ -11,7 +11,8 @@ class Metrics:
 
     Serial regime: `latency_ms` is that of one input (one batch) alone and throughput its inverse. Pipelined regime:
     `latency_ms` is from an input's start to its end in the full pipeline, throughput the steady rate. Throughput
-    counts samples: a batch of 4 in 2 ms is 2,000 a second. `energy_mj` is that of one batch.
+    counts samples: a batch of 4 in 2 ms is 2,000 a second. `energy_mj` is that of one
+    sample, so that batches compare.
     """
 
     latency_ms: float

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import workloads
-from chiplib import ChipError, ChipLibrary, System
+from chiplib import ChipError, ChipLibrary, System, basis
 from chiplib.chip import ChipType, Precision, chip_features
 from chiplib.package import Package, routes
 from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
@@ -72,6 +72,7 @@ def resolve(study: Study, library: ChipLibrary) -> Resolved:
         "chips": [_record(chip) for chip in types],
         "packages": [_record(package) for package in packages],
         "links": [_record(link) for link in {package.link.name: package.link for package in packages}.values()],
+        "basis": [asdict(statement) for statement in basis(types, packages)],
     }
     text = json.dumps([workload, datasheets], sort_keys=True, default=str)
     return Resolved(

@@ -306,6 +306,7 @@ class _Run:
             "infeasible": len(state.possible) - int(state.possible.sum()),
             "evaluated": len(self.rows),
             "failed": sum(row["status"] == "failed" for row in self.rows.values()),
+            "unmapped": sum(row["status"] == "unmapped" for row in self.rows.values()),
             "open_unmapped": state.open_unmapped,
             "epsilon": state.epsilon,
             "epsilon_basis": self._basis(),

@@ -25,11 +25,11 @@ TRANSFER = np.dtype(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergySplit:
-    """Energy of one input (batch), mJ."""
+    """Energy of one sample of an input (a batch), mJ."""
 
     dynamic_mj: float  # chips: operations and memory
     links_mj: float
-    static_mj: float  # of all chips of the system, over the time that one input takes up
+    static_mj: float  # of all chips of the system, over the time that it takes up
 
     @property
     def total_mj(self) -> float:
@@ -130,13 +130,13 @@ class Timeline:
 
     @cached_property
     def energy(self) -> EnergySplit:
-        """Energy of one input, by where it goes."""
-        table = self.table
+        """Energy of one sample, by where it goes."""
+        table, batch = self.table, self.table.segments.batch
         moved = table.segments.edge_bytes[self.cut_edges] * table.system.routes.mj_per_byte[self.cut_route]
         return EnergySplit(
-            dynamic_mj=float(table.energy_mj[np.arange(len(self.assignment)), self.assignment].sum()),
-            links_mj=float(moved.sum()),
-            static_mj=float(table.system.static_w * self.period_ms),  # W x ms = mJ
+            dynamic_mj=float(table.energy_mj[np.arange(len(self.assignment)), self.assignment].sum()) / batch,
+            links_mj=float(moved.sum()) / batch,
+            static_mj=float(table.system.static_w * self.period_ms) / batch,  # W x ms = mJ
         )
 
     def metrics(self) -> Metrics:
@@ -156,7 +156,7 @@ class Timeline:
             peak_memory_mb=float(self.peak_memory_bytes.max()) / 1e6,
             area_mm2=float(system.area_mm2),
             cost_usd=float(system.cost_usd),
-            power_w=energy_mj / period_ms,  # mJ / ms = W
+            power_w=energy_mj * self.table.segments.batch / period_ms,  # mJ / ms = W
             utilisation=float((self.slot_busy_ms[chips] / self.makespan_ms).mean()),
             contention_ms=self.latency_ms - self.latency_without_contention_ms,
         )

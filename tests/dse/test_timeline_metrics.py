@@ -61,9 +61,9 @@ def test_metrics_of_two_chips_by_hand():
     metrics = timeline.metrics()
     assert metrics.latency_ms == 6.25
     assert metrics.throughput_per_s == pytest.approx(4 / 6.25e-3)
-    assert timeline.energy.links_mj == pytest.approx(0.1)  # 1000 bytes x 1e-4 mJ
-    assert metrics.energy_mj == pytest.approx(12 + 0.1 + 10 * 6.25)
-    assert metrics.power_w == pytest.approx(metrics.energy_mj / 6.25)
+    assert timeline.energy.links_mj == pytest.approx(0.1 / 4)  # 1000 bytes x 1e-4 mJ, for four samples
+    assert metrics.energy_mj == pytest.approx((12 + 0.1 + 10 * 6.25) / 4)
+    assert metrics.power_w == pytest.approx(4 * metrics.energy_mj / 6.25)
     assert metrics.utilisation == pytest.approx((2 / 6.25 + 3 / 6.25) / 2)
     assert metrics.peak_memory_mb == pytest.approx(4.001)
     assert (metrics.area_mm2, metrics.cost_usd, metrics.contention_ms) == (100.0, 50.0, 0.0)
