@@ -190,4 +190,5 @@ def _path_bound(
             state = np.minimum(state, (state.min(1) + move)[:, None])
         cell = time_weight[:, None] * costs.latency_ms[k] + energy_weight[:, None] * costs.energy_mj[k]
         state = state + np.where(present & costs.allowed[k], cell, np.inf)
-    return state.min(1) + energy_weight * off_path
+    least: NDArray[np.float64] = state.min(1) + energy_weight * off_path
+    return least

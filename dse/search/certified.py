@@ -46,7 +46,9 @@ def closed(
     result = np.zeros(len(epsilon), bool)
     if not len(points) or not len(epsilon):
         return result
-    usable = (point_exact[None, :, :] <= (1.0 + epsilon)[:, None, None] * bounds.exact[:, None, :]).all(2)  # [D, P]
+    usable: NDArray[np.bool_] = np.all(
+        point_exact[None, :, :] <= (1.0 + epsilon)[:, None, None] * bounds.exact[:, None, :], axis=2
+    )  # [D, P]
     packed = np.packbits(usable, axis=1)
     _, first, group = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     group = group.reshape(-1)
@@ -61,7 +63,7 @@ def closed(
         a, b, least = (part[members][:, None, :] for part in (bounds.a, bounds.b, bounds.least))
         with np.errstate(invalid="ignore"):  # 0 x inf at the open ends: the half-plane does not look that way
             reach = np.where(a > 0, a * scaled[:, :, :1], 0.0) + np.where(b > 0, b * scaled[:, :, 1:], 0.0)
-        result[members] = (reach <= least).any(2).all(1)
+        result[members] = np.all(np.any(reach <= least, axis=2), axis=1)
     return result
 
 

@@ -42,7 +42,7 @@ def test_good_rows_are_kept_and_damaged_ones_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DseError, match="cannot write into the run folder .*file.*--out"):
+    with pytest.raises(DseError, match=r"cannot write into the run folder .*file.*--out"):
         RunFolder.create(tmp_path / "file" / "run")
 
 

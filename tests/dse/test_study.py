@@ -35,7 +35,8 @@ class Block(nn.Module):
 def net():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 7, stride=4), Block(32), nn.Conv2d(32, 128, 3, stride=2), Block(128), Block(128)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)), (torch.zeros(1, 3, 128, 128),)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers, *head), (torch.zeros(1, 3, 128, 128),)
 """
 
 STUDY = """
