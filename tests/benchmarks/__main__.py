@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -72,7 +73,7 @@ def machine() -> str:
 
 def show(figures: list[Figure]) -> None:
     """Print the table."""
-    table = Table(title=f"Machine: {machine()}", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title=f"Machine: {machine()}", title_justify="left")
     for name in ("figure", "goal", "measured", "reached", "note"):
         table.add_column(name, justify="right" if name in ("goal", "measured") else "left")
     for f in figures:
