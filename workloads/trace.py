@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import linecache
 import logging
+import re
 import sysconfig
 import traceback
 import warnings
@@ -24,8 +25,8 @@ from workloads.graph import WorkloadGraph
 
 DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependent", "_local_scalar_dense", "Could not extract specialized")
 DATA_DEPENDENT_HINT = (
-    "the control flow depends on tensor values: write it with torch.cond or torch.where, "
-    "or remove the assertion, .item() or boolean test on data"
+    "write it with torch.cond or torch.where, or remove the assertion, .item() or boolean test on data; "
+    "nothing is computed in a trace, so no value is known"
 )
 
 
@@ -113,20 +114,20 @@ def _quiet() -> Iterator[None]:
 def _explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
     """Return the error that names what failed, the line of the user's source and the module."""
     text = str(error)
-    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    operators = [word.strip("`'\",()") for word in text.split() if word.strip("`'\",()").startswith("aten.")]
+    if any(sign in f"{type(error).__name__} {text}" for sign in DATA_DEPENDENT):
+        reason, hint = "its control flow depends on the values of a tensor", DATA_DEPENDENT_HINT
+    else:
+        first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        hint = "the model must run on these inputs: check their shapes and dtypes, and that all is on one device"
+    parts = [f"{name} cannot be traced: {reason}"]
+    if (operator := re.search(r"\baten[.:]+\w+(\.\w+)?", text)) and operator[0] not in reason:
+        parts.append(f"operator {operator[0]}")
     place, path = _where(error, module)
-    parts = [f"{name} cannot be traced: {type(error).__name__}: {reason}"]
-    if operators and operators[0] not in reason:
-        parts.append(f"operator {operators[0]}")
     if place:
         parts.append(f"at {place}")
     if path is not None:
         parts.append(f"in module {path or '(the model itself)'}")
-    if any(sign in f"{type(error).__name__} {text}" for sign in DATA_DEPENDENT):
-        hint = DATA_DEPENDENT_HINT
-    else:
-        hint = "the model must run on these inputs: check their shapes and dtypes, and that all is on one device"
     return WorkloadError(", ".join(parts), hint)
 
 

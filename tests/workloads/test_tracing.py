@@ -3,6 +3,8 @@
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -511,6 +513,40 @@ def test_the_module_is_left_as_found_and_keywords_are_inputs():
 def test_what_is_not_a_module_is_refused():
     with pytest.raises(WorkloadError, match="function cannot be traced"):
         trace(lambda x: x, torch.randn(2))
+
+
+CHAIN = {
+    "neg": lambda x: -x,
+    "transpose": lambda x: x.t(),
+    "half": lambda x: x[: max(1, x.shape[0] // 2)],
+    "split": lambda x: x.chunk(2, dim=1)[0],
+    "flat": lambda x: x.view(-1).view(x.shape) if x.is_contiguous() else x,
+    "add_": lambda x: x.add_(1),
+    "detach": lambda x: F.dropout(x, training=False).detach().unsqueeze(0).squeeze(0),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(CHAIN)), max_size=8))
+@settings(deadline=None, max_examples=20)
+def test_a_chain_of_views_and_updates_is_a_chain_of_layers(steps):
+    def run(x):
+        x = x.exp()
+        for step in steps:
+            x = CHAIN[step](x)
+        return x
+
+    x, stored, reads = torch.empty(8, 6), 8 * 6, []  # elements of the storage that x lies in
+    for step in steps:
+        if step == "neg":
+            reads.append(x.numel())
+            stored = x.numel()
+        elif step == "add_":
+            reads.append(stored)  # what it updates, and the rest that flows through
+        x = CHAIN[step](x)
+    graph = trace(Call(run), torch.randn(8, 6))
+    assert graph.edges.tolist() == [[i, i + 1] for i in range(len(reads))]
+    assert graph.edge_bytes.tolist() == [4 * elements for elements in reads]
+    assert graph.layers[-1].output_shape == tuple(x.shape) or steps[-1] not in ("neg", "add_")
 
 
 # --- one call of many operators ---
