@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ortools.sat.python import cp_model
 
 SCALE_BITS = 36  # the objective in ticks: about 2**36, so that rounding down a hundred terms costs 2e-9 of it
-MAX_VARIABLES = 400_000  # beyond, building the model takes longer than a search is worth
+VARIABLES_A_SECOND = 20_000  # of deadline; a larger model would take more than half of it to build
 OPTIMAL_GAP = 1e-6  # a search that is complete but for rounding
 ROUNDING = 1 - 1e-12  # of float64 between the model's coefficients and the evaluation
 
@@ -78,7 +78,7 @@ class CpSat(MappingSolver):
                 exact=complete and assignment is None,
             )
 
-        if bound >= best * PROVEN or bound == np.inf or _variables(problem) > MAX_VARIABLES:
+        if bound >= best * PROVEN or bound == np.inf or _variables(problem) > VARIABLES_A_SECOND * deadline_s:
             return answer_of(start, bound)
         model = _Model(problem, start, bound, best)
         status, answer, proven = model.solve(
@@ -226,29 +226,27 @@ class _Model:
         energy: list[Any] = []
         loads: list[list[Any]] = [[] for _ in range(p.route_links.shape[-1])]
         waits: list[list[Any]] = [[] for _ in p.edges]
-        serial = p.regime == "serial"
+        serial, slots = p.regime == "serial", range(p.slots)
         uses = p.route_links.any(axis=2)
-        # Which routes use the same links: the links packed into bytes, equal or not.
-        packed = [row.tobytes() for row in np.packbits(p.route_links, axis=2).reshape(p.slots**2, -(-len(loads) // 8))]
-        same_links = np.unique(packed, return_inverse=True)[1]
+        number: dict[bytes, int] = {}  # of a set of links; routes with the same links get the same
+        paths = [[number.setdefault(p.route_links[s, q].tobytes(), 1 + len(number)) for q in slots] for s in slots]
         for e, (u, v) in enumerate(p.edges.tolist()):
             size = p.edge_bytes[e]
             time = p.route_latency_ms + size * p.route_ms_per_byte if serial else size * p.route_ms_per_byte * uses
             ticks = self._ticks(p.time_weight * time)
             mj_ticks = self._ticks(p.energy_weight * size * p.route_mj_per_byte)
-            path = np.zeros_like(ticks) if serial else np.where(ticks > 0, 1 + same_links.reshape(p.slots, p.slots), 0)
-            costs = np.stack([ticks, mj_ticks, path], axis=2)
+            path = np.zeros_like(ticks) if serial else np.where(ticks > 0, paths, 0)
+            rows = zip(ticks.tolist(), mj_ticks.tolist(), path.tolist(), strict=True)
+            costs = [list(zip(*row, strict=True)) for row in rows]
+            targets = np.flatnonzero(self.runs[v]).tolist()
             chosen: list[list[Any]] = [[] for _ in range(p.slots)]  # what says that v runs on slot q
             for s in np.flatnonzero(self.runs[u]).tolist():
-                targets = np.flatnonzero(self.runs[v])
-                classes, member = np.unique(costs[s, targets], axis=0, return_inverse=True)
+                classes: dict[tuple[int, ...], list[int]] = {}
+                for q in targets:
+                    classes.setdefault(costs[s][q], []).append(q)
+                todo = classes.pop((0, 0, 0), [])
                 free: Any = x[u, s]
-                todo = []
-                for c, cost in enumerate(classes.tolist()):
-                    reached = targets[member.ravel() == c].tolist()
-                    if not any(cost):
-                        todo = reached
-                        continue
+                for c, (cost, reached) in enumerate(classes.items()):
                     w = self.cp.new_bool_var(f"w{e},{s},{c}")
                     if self.start is not None:
                         self.cp.add_hint(w, int(self.start[u] == s and int(self.start[v]) in reached))
@@ -265,7 +263,7 @@ class _Model:
                 self.cp.add(free >= 0)
                 for q in todo:
                     chosen[q].append(free)
-            for q in np.flatnonzero(self.runs[v]).tolist():
+            for q in targets:
                 self.cp.add(x[v, q] <= sum(chosen[q]))
         return energy, loads, waits
 
