@@ -6,6 +6,7 @@ the name is the model's, the value a factory `package.module:factory` that retur
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ import yaml
 
 from workloads import cache as graph_cache
 from workloads.errors import WorkloadError
-from workloads.factory import build, source_files
+from workloads.factory import build
 from workloads.fingerprint import digest, file_digest, tracer_version
 from workloads.graph import WorkloadGraph
 
@@ -57,7 +58,11 @@ def _entries() -> Mapping[str, Entry]:
         held[name] = Entry(name=name, inputs=tuple(inputs), references=tuple(references), **row)
     for point in metadata.entry_points(group=ENTRY_POINTS):
         description = f"from the distribution {point.dist.name}" if point.dist else ""
-        held.setdefault(point.name, Entry(name=point.name, factory=point.value, description=description))
+        if point.name in held:
+            message = f"the workload {point.name!r} {description} ({point.value}) is left out: the name is taken"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            continue
+        held[point.name] = Entry(name=point.name, factory=point.value, description=description)
     return held
 
 
@@ -88,13 +93,19 @@ def entry(name: str) -> Entry:
 
 
 def key(model: Entry) -> str:
-    """Return the content hash of a model's graph, from its entry, sources and installed versions; imports no model."""
-    sources = [file_digest(file) for file in source_files(model.factory)]
-    return digest([model, *tracer_version(), *sources])
+    """Return the content hash of the graph of a model that ships, without importing it.
+
+    It holds the entry, the sources of all models here, and the tracer with the versions of its libraries.
+    """
+    sources = sorted((Path(__file__).parent / "models").rglob("*.py"))
+    return digest([model, *tracer_version(), *map(file_digest, sources)])
 
 
 def load(name: str, cache: bool = True) -> WorkloadGraph:
-    """Return the graph of a model of the catalogue, from the disk cache if it is there (torch is then not imported).
+    """Return the graph of a model of the catalogue, from the disk cache if it is there.
+
+    torch is then not imported for a model that ships. A model of another distribution is always built (on the meta
+    device), since only the module itself tells all that it is made of.
 
     Raises
     ------
@@ -102,13 +113,14 @@ def load(name: str, cache: bool = True) -> WorkloadGraph:
         If there is no such model, or it cannot be traced.
     """
     model = entry(name)
-    content = key(model) if cache else ""
+    ships = model.factory.startswith("workloads.")
+    content = key(model) if cache and ships else ""
     if content and (stored := graph_cache.read(name, content)) is not None:
         return stored
     from workloads.trace import trace
 
     module, inputs = build(model.factory, model.inputs, kwargs=model.kwargs, device="meta")
-    graph = trace(module, inputs, name=name, cache=False)
+    graph = trace(module, inputs, name=name, cache=cache and not ships)
     if content:
         graph_cache.write(name, content, graph)
     return graph

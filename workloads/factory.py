@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,23 +174,3 @@ def _current_folder_importable() -> Iterator[None]:
     finally:
         if added and here in sys.path:
             sys.path.remove(here)
-
-
-def source_files(factory: str) -> list[Path]:
-    """Return the source files that a factory can depend on, without importing it: those of its top-level package.
-
-    Of this package these are the models; the tracer is identified by itself.
-    """
-    module, _ = split(factory)
-    top = module.partition(".")[0]
-    if top == __name__.partition(".")[0]:
-        return sorted((Path(__file__).parent / "models").rglob("*.py"))
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        raise WorkloadError(f"there is no module {top!r} (of {factory!r})", "install the package that holds the model")
-    if spec.submodule_search_locations is None:
-        return [Path(spec.origin)] if spec.origin else []
-    return sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.py"))

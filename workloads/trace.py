@@ -54,10 +54,13 @@ def trace(
     Raises
     ------
     WorkloadError
-        If the model cannot be exported: which operator, where in the source, in which module.
+        If the arguments are not these, or the model cannot be exported: what failed, where in the source, and in which
+        module.
     """
     if not isinstance(module, nn.Module):
         raise WorkloadError(f"a {type(module).__name__} cannot be traced", "give a torch.nn.Module")
+    if isinstance(example_inputs, Mapping):
+        raise WorkloadError("example_inputs is a mapping", "give keyword arguments as example_kwargs")
     name = name or type(module).__name__
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     kwargs = dict(example_kwargs or {})

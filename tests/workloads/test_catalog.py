@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
@@ -94,31 +95,43 @@ def test_an_unknown_name_is_answered_with_a_near_one():
         workloads.entry("zzz")
 
 
-def test_other_distributions_add_models(tmp_path, monkeypatch):
-    (tmp_path / "outside_models.py").write_text(
-        "import torch\n\ndef tiny():\n    return torch.nn.Linear(3, 4), (torch.empty(2, 3),)\n"
-    )
+@pytest.fixture
+def plugins(monkeypatch):
+    """Let the installed distributions offer these models."""
+
+    def offer(**factories):
+        points = [metadata.EntryPoint(n, v, catalog.ENTRY_POINTS) for n, v in factories.items()]
+        monkeypatch.setattr(metadata, "entry_points", lambda group: points if group == catalog.ENTRY_POINTS else [])
+        catalog._entries.cache_clear()
+
+    yield offer
+    catalog._entries.cache_clear()
+
+
+def test_other_distributions_add_models(tmp_path, monkeypatch, plugins):
+    source = "import torch\n\ndef tiny():\n    return torch.nn.Linear(3, {}), (torch.empty(2, 3),)\n"
+    (tmp_path / "outside_models.py").write_text(source.format(4))
+    (tmp_path / "outside_models_2.py").write_text(source.format(5))
     monkeypatch.syspath_prepend(tmp_path)
-    point = metadata.EntryPoint(name="tiny", value="outside_models:tiny", group="chipfront.workloads")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
-    catalog._entries.cache_clear()
-    try:
+    plugins(tiny="outside_models:tiny", resnet18="outside_models:tiny")
+    with pytest.warns(RuntimeWarning, match="'resnet18'.*the name is taken"):
         assert "tiny" in workloads.names()
-        first = catalog.key(workloads.entry("tiny"))
-        assert workloads.load("tiny").macs == 24
-        (tmp_path / "outside_models.py").write_text("# changed\n")
-        assert catalog.key(workloads.entry("tiny")) != first
-    finally:
-        catalog._entries.cache_clear()
+    assert workloads.load("tiny").macs == workloads.load("tiny").macs == 24
+    assert workloads.entry("resnet18").factory.startswith("workloads.")  # what ships keeps its name
+    plugins(tiny="outside_models_2:tiny")
+    assert workloads.load("tiny").macs == 30
 
 
-def test_a_plugin_whose_package_is_gone_hurts_only_when_it_is_loaded(monkeypatch):
-    point = metadata.EntryPoint(name="lost", value="not_installed_anywhere:make", group="chipfront.workloads")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
-    catalog._entries.cache_clear()
-    try:
-        assert "resnet18" in workloads.names()
-        with pytest.raises(WorkloadError, match="not_installed_anywhere"):
-            workloads.load("lost")
-    finally:
-        catalog._entries.cache_clear()
+def test_a_plugin_whose_package_is_gone_hurts_only_when_it_is_loaded(plugins):
+    plugins(lost="not_installed_anywhere:make")
+    assert "resnet18" in workloads.names()
+    with pytest.raises(WorkloadError, match="not_installed_anywhere"):
+        workloads.load("lost")
+
+
+def test_the_key_of_what_ships_follows_entry_and_tracer(monkeypatch):
+    base = catalog.key(workloads.entry("resnet18"))
+    assert catalog.key(workloads.entry("resnet50")) != base
+    assert catalog.key(replace(workloads.entry("resnet18"), kwargs={"classes": 10})) != base
+    monkeypatch.setattr(catalog, "tracer_version", lambda: ("torch 99",))
+    assert catalog.key(workloads.entry("resnet18")) != base

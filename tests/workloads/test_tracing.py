@@ -513,6 +513,8 @@ def test_the_module_is_left_as_found_and_keywords_are_inputs():
 def test_what_is_not_a_module_is_refused():
     with pytest.raises(WorkloadError, match="function cannot be traced"):
         trace(lambda x: x, torch.randn(2))
+    with pytest.raises(WorkloadError, match="example_kwargs"):
+        workloads.trace(nn.ReLU(), {"x": torch.randn(2)})
 
 
 CHAIN = {
