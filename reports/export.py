@@ -61,11 +61,11 @@ def write_perfetto(run: Run | str | Path) -> list[Path]:
     return paths
 
 
-CHIPS_PID, LINKS_PID = 1, 2
+CHIPS_PID, TRANSFERS_PID = 1, 2
 
 
 def trace_events(detail: Detail) -> dict[str, Any]:
-    """Return the timeline as a Chrome trace: a track a chip and a track a link, slices that never overlap on a track.
+    """Return the timeline as a Chrome trace: a track a chip and a track a pair of slots, slices that never overlap on a track.
 
     Times are microseconds on a grid of one nanosecond. Transfers that share a pair of slots at the same time (they
     took different routes, or links were not serialised) go to further tracks of that pair. Live memory is a counter.
@@ -74,7 +74,7 @@ def trace_events(detail: Detail) -> dict[str, Any]:
     names = {segment.id: segment.name or f"segment {segment.id}" for segment in detail.segments}
     events: list[dict[str, Any]] = [
         _name("process_name", CHIPS_PID, 0, "chips"),
-        _name("process_name", LINKS_PID, 0, "links"),
+        _name("process_name", TRANSFERS_PID, 0, "transfers"),
     ]
     lanes: dict[tuple[int, Any], list[dict[str, Any]]] = {}
     labels: dict[tuple[int, Any], str] = {}
@@ -84,11 +84,11 @@ def trace_events(detail: Detail) -> dict[str, Any]:
         slice_["args"] = {"segment": segment, "input": item}
         lanes.setdefault((CHIPS_PID, slot), []).append(slice_)
     for producer, consumer, item, source, target, start, end, size in detail.transfers:
-        labels[LINKS_PID, (source, target)] = f"slot {source} to slot {target}"
+        labels[TRANSFERS_PID, (source, target)] = f"slot {source} to slot {target}"
         slice_ = _slice(f"{producer} to {consumer}", start, end)
         slice_["args"] = {"from": producer, "to": consumer, "input": item, "bytes": size}
-        lanes.setdefault((LINKS_PID, (source, target)), []).append(slice_)
-    next_tid = {CHIPS_PID: 1, LINKS_PID: 1}
+        lanes.setdefault((TRANSFERS_PID, (source, target)), []).append(slice_)
+    next_tid = {CHIPS_PID: 1, TRANSFERS_PID: 1}
     for (pid, key), slices in sorted(lanes.items()):
         for number, track in enumerate(_tracks(slices), start=1):
             label = labels[pid, key] + (f" ({number})" if number > 1 else "")

@@ -63,6 +63,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(decimals, 0)}f}"
 
 
+def duration(ms: float | None) -> str:
+    """Return a time as "1.87 ms", "23.5 µs" or "2.16 ns"."""
+    if ms is None or not math.isfinite(ms):
+        return MISSING
+    for factor, unit in ((1e3, "s"), (1.0, "ms"), (1e-3, "µs")):
+        if abs(ms) >= factor * 0.9995:
+            return f"{number(ms / factor)} {unit}"
+    return f"{number(ms * 1e6)} ns"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share as "12 %"."""
     if share is None or not math.isfinite(share):
@@ -106,6 +116,11 @@ def listed(words: Sequence[str]) -> str:
 def kind_label(kind: str) -> str:
     """Return what an operator kind is called in a legend."""
     return KIND_LABELS.get(kind, kind.replace("_", " "))
+
+
+def clip(text: str, length: int) -> str:
+    """Return `text` in at most `length` characters, cut at its end."""
+    return text if len(text) <= length else text[: max(length - 1, 0)].rstrip(" ,") + "…"
 
 
 def shorten(text: str, length: int) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from reports.blocks import Block, Chart, Fold
 from reports.export import write_file, write_perfetto, write_tables
+from reports.plots.style import house_style
 from reports.run import Run, read_run
 from reports.section import Card, all_sections, draw_section
 
@@ -59,7 +60,8 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cards = [draw_section(section, run) for section in all_sections()]
+    with house_style():
+        cards = [draw_section(section, run) for section in all_sections()]
     scripts = [_template_source(environment, "page.js")]
     if any(isinstance(block, Chart) for block in _blocks(cards)):
         scripts.insert(0, _plotly())

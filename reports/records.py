@@ -79,7 +79,7 @@ class Summary:
     epsilon: float | None = None
     epsilon_basis: str = ""
     hypervolume: float | None = None
-    reference_point: list[float] = field(default_factory=list)
+    reference_point: list[float] | None = None
     knee: PointRef | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     infeasible_reasons: dict[str, int] = field(default_factory=dict)
@@ -142,17 +142,36 @@ class WorkloadSegment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UncountedOperator:
+    """An operator that was not understood, and its calls."""
+
+    name: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A published figure of the workload beside the traced one."""
+
+    quantity: str
+    value: float
+    traced: float | None = None
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """`workload.json`. `reference` holds published figures: rows, or a mapping of name to figure."""
+    """`workload.json`."""
 
     name: str = ""
     parameters: float | None = None
     macs: float | None = None
     flops: float | None = None
     layers: list[WorkloadLayer] = field(default_factory=list)
-    estimated_operators: list[Any] = field(default_factory=list)
-    uncounted_operators: list[Any] | dict[str, Any] = field(default_factory=list)
-    reference: list[Any] | dict[str, Any] = field(default_factory=list)
+    aliases: dict[str, int] = field(default_factory=dict)  # views, by operator
+    uncounted_operators: list[UncountedOperator] = field(default_factory=list)
+    reference: list[Reference] = field(default_factory=list)
     segments: list[WorkloadSegment] = field(default_factory=list)
 
 

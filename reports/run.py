@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dse.errors import DseError
 from reports.records import (
@@ -18,6 +19,9 @@ from reports.records import (
     Summary,
     Workload,
 )
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
 
@@ -142,14 +146,22 @@ def _read_json(folder: Path, name: str, kind: type[Record], problems: list[Probl
     return parse_record(kind, value, name, problems)
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return adapter
+
+
 def parse_record(kind: type[Record], value: Any, file: str, problems: list[Problem]) -> Record | None:
     """Make a `kind` of `value`; entries that do not fit are left out and named in `problems`.
 
     Returns None where what is left is not a `kind`.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(kind)
+    adapter: TypeAdapter[Record] = _adapter(cast(Any, kind))
     while True:
         try:
             return adapter.validate_python(value)
@@ -219,9 +231,9 @@ def _read_study(folder: Path, problems: list[Problem]) -> Mapping[str, Any]:
 
 def _read_rows(folder: Path, files: Iterable[Path], problems: list[Problem]) -> Iterable[ResultRow]:
     """Return the last row of each design; rows that cannot be read are named by file and line."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(ResultRow)
+    adapter = _adapter(ResultRow)
     rows: dict[str, ResultRow] = {}
     for path in files:
         name = path.relative_to(folder).as_posix()

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reports.format import percent, prefixed, shorten
+from reports.format import clip, percent, prefixed, shorten
 from reports.plots.style import ACCENT, CARD, INK, MUTED, fits, house_style, new_canvas, series, to_svg
 
 
@@ -104,7 +104,7 @@ def draw_block_diagram(info: BlockDiagram) -> Markup:
             )
             shown = chip.lines[:2] if dense else chip.lines[:6]
             for position, line in enumerate(shown):
-                text = shorten(line, fits(line, room, 8))
+                text = clip(line, fits(line, room, 8))
                 colour = INK if position == 0 else MUTED
                 axes.text(x + 0.12, y + box_h - 0.42 - 0.18 * position, text, fontsize=8, va="top", color=colour)
         description = f"Block diagram of {len(info.chips)} chips and {len(info.links)} links with traffic"

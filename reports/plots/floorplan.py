@@ -34,14 +34,16 @@ class Floorplan:
 
 
 def draw_floorplan(info: Floorplan) -> Markup:
-    """Draw everything to scale, lower left corner at the origin."""
+    """Draw everything to scale."""
     from matplotlib.patches import Circle, Rectangle
 
     package = info.package
-    left = min([0.0, *(chip.x_mm for chip in info.chips)])
-    bottom = min([0.0, *(chip.y_mm for chip in info.chips)])
-    right = max([package.width_mm, *(chip.x_mm + chip.width_mm for chip in info.chips)])
-    top = max([package.height_mm, *(chip.y_mm + chip.height_mm for chip in info.chips)])
+    # The corner of a rectangle is the origin, the centre of a disc is.
+    x0, y0 = (-package.width_mm / 2, -package.height_mm / 2) if package.shape == "disc" else (0.0, 0.0)
+    left = min([x0, *(chip.x_mm for chip in info.chips)])
+    bottom = min([y0, *(chip.y_mm for chip in info.chips)])
+    right = max([x0 + package.width_mm, *(chip.x_mm + chip.width_mm for chip in info.chips)])
+    top = max([y0 + package.height_mm, *(chip.y_mm + chip.height_mm for chip in info.chips)])
     scale = min(7.6 / (right - left), 5.6 / (top - bottom))  # inches a millimetre
     margin = 0.2 / scale
     foot = 0.45 / scale
@@ -51,7 +53,7 @@ def draw_floorplan(info: Floorplan) -> Markup:
         axes.set_xlim(left - margin, right + margin)
         axes.set_ylim(bottom - margin - foot, top + margin)
         outline = (
-            Circle((package.width_mm / 2, package.height_mm / 2), package.width_mm / 2)
+            Circle((0, 0), package.width_mm / 2)
             if package.shape == "disc"
             else Rectangle((0, 0), package.width_mm, package.height_mm)
         )
@@ -61,6 +63,10 @@ def draw_floorplan(info: Floorplan) -> Markup:
             place = Rectangle((site.x_mm, site.y_mm), site.width_mm, site.height_mm)
             place.set(facecolor="none", edgecolor=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.add_patch(place)
+            taken = any(_overlap(site, chip) for chip in info.chips)
+            if not taken and site.width_mm * scale > 0.5:
+                middle = (site.x_mm + site.width_mm / 2, site.y_mm + site.height_mm / 2)
+                axes.text(*middle, f"slot {site.number}", fontsize=8, ha="center", va="center", color=FAINT)
         for chip in info.chips:
             colour = series(info.colours.get(chip.name, 0))
             box = Rectangle((chip.x_mm, chip.y_mm), chip.width_mm, chip.height_mm)
@@ -93,6 +99,15 @@ def draw_floorplan(info: Floorplan) -> Markup:
         axes.text(right, y, outline_text, va="center", ha="right", fontsize=8.5, color=MUTED)
         description = f"Floorplan of package {package.name} with {len(info.chips)} chips, to scale"
         return to_svg(figure, name="floorplan", description=description, tips=tips)
+
+
+def _overlap(site: Site, chip: DetailChip) -> bool:
+    return (
+        site.x_mm < chip.x_mm + chip.width_mm
+        and chip.x_mm < site.x_mm + site.width_mm
+        and site.y_mm < chip.y_mm + chip.height_mm
+        and chip.y_mm < site.y_mm + site.height_mm
+    )
 
 
 def _round_length(about_mm: float) -> float:

@@ -78,9 +78,9 @@ def plotly_front(info: FrontPlot) -> dict[str, Any]:
         )
     layout = {
         "height": 460,
-        "margin": {"l": 72, "r": 16, "t": 28, "b": 8},
+        "margin": {"l": 72, "r": 16, "t": 16, "b": 56},
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "xaxis": _axis(info.axes[0], info.log[0]),
         "yaxis": _axis(info.axes[1], info.log[1]),
     }

@@ -1,4 +1,4 @@
-"""Gantt chart: one lane a chip and one lane a used link, against time."""
+"""Gantt chart: lanes of spans against time."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ def draw_gantt(info: Gantt) -> Markup:
         if info.legend:
             handles = [Patch(facecolor=colour, label=label) for colour, label in info.legend]
             figure.legend(handles=handles, loc="outside upper left", ncols=6)
-        return to_svg(figure, name="gantt", description=f"Timeline of {len(info.lanes)} chips and links", tips=tips)
+        return to_svg(figure, name="gantt", description=f"Timeline with {len(info.lanes)} lanes", tips=tips)

@@ -17,6 +17,7 @@ class Curve:
     label: str
     evaluated: Sequence[int]
     values: Sequence[float]
+    from_zero: bool = True  # whether the axis starts at zero
 
 
 def draw_progress(curves: Sequence[Curve]) -> Markup:
@@ -28,7 +29,8 @@ def draw_progress(curves: Sequence[Curve]) -> Markup:
             marker = "o" if len(curve.values) < 3 else ""
             axes.step(curve.evaluated, curve.values, where="post", color=series(index), marker=marker)
             axes.set_ylabel(curve.label)
-            axes.set_ylim(0, None)
+            if curve.from_zero:
+                axes.set_ylim(0, None)
             axes.set_xlim(0, None)
             axes.locator_params(axis="y", nbins=4)
         grid[-1, 0].set_xlabel("designs evaluated")

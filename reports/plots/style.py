@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,9 +47,18 @@ def series(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
+_in_house_style: ContextVar[bool] = ContextVar("in_house_style", default=False)
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw in the house style inside this block."""
+    """Draw in the house style inside this block, whatever the user's matplotlibrc says.
+
+    Setting every parameter takes as long as drawing a small figure, so a page does it once around all of its figures.
+    """
+    if _in_house_style.get():
+        yield
+        return
     import matplotlib as mpl
 
     settings: Any = {
@@ -81,7 +91,11 @@ def house_style() -> Iterator[None]:
         "lines.linewidth": 1.6,
     }
     with mpl.rc_context({**mpl.rcParamsDefault, **settings}):
-        yield
+        token = _in_house_style.set(True)
+        try:
+            yield
+        finally:
+            _in_house_style.reset(token)
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -142,7 +156,7 @@ def to_svg(figure: Figure, *, name: str, description: str, tips: Mapping[str, st
     width, height = figure.get_size_inches() * 96
     head = (
         f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 {width * 0.75:g} {height * 0.75:g}" '
-        f'style="width:{width:g}px" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        f'style="width:{width:g}px;min-width:min({width:g}px,34rem)" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return Markup(re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1).rstrip())
 

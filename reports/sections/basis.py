@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.blocks import Block, Fold, Row, Table, Text, number_cell, text_cell
+from reports.blocks import Block, Cell, Fold, Row, Table, Text, number_cell, text_cell
 from reports.format import count, number, percent, prefixed
 from reports.records import Environment, Workload
 from reports.run import Problem, Run
@@ -79,16 +79,13 @@ def _ledger(workload: Workload | None) -> list[LedgerRow]:
     if workload is None:
         return []
     groups: dict[tuple[str, str], list[Any]] = {}
-    formulas = dict(_names(workload.estimated_operators))
     for layer in workload.layers:
-        counting = layer.counting or ("estimated" if layer.operator in formulas else "")
-        groups.setdefault((layer.operator, counting), []).append(layer)
+        groups.setdefault((layer.operator, layer.counting), []).append(layer)
     rows = [
         LedgerRow(
             operator=operator,
             counting=counting,
-            formula=", ".join(dict.fromkeys(layer.formula for layer in layers if layer.formula))
-            or formulas.get(operator, ""),
+            formula=", ".join(dict.fromkeys(layer.formula for layer in layers if layer.formula)),
             calls=len(layers),
             flops=sum(layer.flops for layer in layers),
             bytes=sum(layer.bytes for layer in layers),
@@ -97,21 +94,11 @@ def _ledger(workload: Workload | None) -> list[LedgerRow]:
     ]
     listed = {row.operator for row in rows}
     refused = [
-        LedgerRow(operator=name, counting="refused", formula="", calls=0, flops=0.0, bytes=0.0)
-        for name, _ in _names(workload.uncounted_operators)
-        if name not in listed
+        LedgerRow(operator=operator.name, counting="refused", formula="", calls=operator.count, flops=0.0, bytes=0.0)
+        for operator in workload.uncounted_operators
+        if operator.name not in listed
     ]
     return refused + sorted(rows, key=lambda row: (row.counting != "refused", -row.flops, -row.bytes, row.operator))
-
-
-def _names(operators: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and formula of each entry of an operator list, whichever way it is written."""
-    if isinstance(operators, Mapping):
-        return [(str(name), str(value)) for name, value in operators.items()]
-    return [
-        (str(entry.get("name", "?")), str(entry.get("formula", ""))) if isinstance(entry, Mapping) else (str(entry), "")
-        for entry in operators
-    ]
 
 
 def draw_basis(info: BasisInfo) -> list[Block]:
@@ -145,6 +132,9 @@ def _coverage(info: BasisInfo) -> list[Block]:
     text += (
         f"{percent(estimated / total if total else 0.0)} of them are estimated by a named formula, the rest is counted."
     )
+    views = sum(info.workload.aliases.values()) if info.workload else 0
+    if views:
+        text += f" Another {count(views, 'call')} only made views (transposes, slices) and cost nothing."
     blocks: list[Block] = [Text(text=text)]
     if refused:
         names = ", ".join(row.operator for row in refused)
@@ -164,7 +154,7 @@ def _coverage(info: BasisInfo) -> list[Block]:
         for row in info.ledger
     ]
     columns = ["Operator", "How it is counted", "Formula", "Layers", "Operations", "Share", "Bytes"]
-    caption = "Coverage ledger: every operator of the traced workload, at the traced precision and batch of one input."
+    caption = "Coverage ledger: every operator of the traced workload, at the traced precision and batch."
     blocks.append(Table(columns=columns, rows=rows, caption=caption, sortable=True, tall=len(rows) > 12))
     return blocks
 
@@ -173,41 +163,32 @@ def _references(workload: Workload | None) -> list[Block]:
     """Published figures beside ours."""
     if workload is None or not workload.reference:
         return []
-    ours = {"parameters": workload.parameters, "macs": workload.macs, "flops": workload.flops}
-    entries: list[Mapping[str, Any]] = []
-    if isinstance(workload.reference, Mapping):
-        for name, value in workload.reference.items():
-            entries.append({"figure": name, **(value if isinstance(value, Mapping) else {"published": value})})
-    else:
-        entries = [entry if isinstance(entry, Mapping) else {"figure": str(entry)} for entry in workload.reference]
     rows = []
-    for entry in entries:
-        name = str(_first(entry, "figure", "name", "metric") or "")
-        published, mine = _first(entry, "published", "value"), _first(entry, "ours", "measured")
-        mine = mine if mine is not None else ours.get(name)
-        difference = ""
-        if _is_number(published) and _is_number(mine) and published:
-            gap = mine / published - 1
-            difference = "equal" if abs(gap) < 5e-7 else f"{gap:+.1%}".replace("%", " %").replace("-", "−")
-        cells = [text_cell(name), _value(published), _value(mine), text_cell(difference)]
-        cells += [text_cell(_first(entry, "source") or ""), text_cell(_first(entry, "reason", "note", "remark") or "")]
+    for figure in workload.reference:
+        share = figure.traced / figure.value - 1 if figure.traced is not None and figure.value else None
+        difference = "–" if share is None else "equal" if abs(share) < 5e-7 else _signed(share)
+        name = figure.quantity.replace("_", " ").replace("macs", "MACs").replace(".", ", ")
+        cells = [text_cell(name), _value(figure.value)]
+        cells += [_value(figure.traced), text_cell(difference), text_cell(figure.note), text_cell(figure.source)]
         rows.append(Row(cells=cells))
-    columns = ["Figure", "Published", "Ours", "Difference", "Source", "Remark"]
+    columns = ["Figure", "Published", "Ours", "Ours is", "Remark", "Source"]
     return [Table(columns=columns, rows=rows, caption="Published reference figures of the workload beside ours.")]
 
 
-def _first(entry: Mapping[str, Any], *keys: str) -> Any:
-    return next((entry[key] for key in keys if entry.get(key) is not None), None)
+def _signed(share: float) -> str:
+    if abs(share) < 0.0005:
+        return "equal within 0.05 %"
+    return f"{100 * share:+.1f} %".replace("-", "−")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _value(value: Any) -> Any:
-    if not _is_number(value):
-        return text_cell("" if value is None else value)
-    return number_cell(number(value, 6) if abs(value) < 1e9 else f"{value:,.0f}", float(value))
+def _value(value: float | None) -> Cell:
+    if value is not None and value >= 1e9:
+        return number_cell(f"{value / 1e9:,.4g} G", value)
+    return number_cell("–" if value is None else f"{value:,.0f}", value)
 
 
 def _datasheets(info: BasisInfo) -> list[Block]:

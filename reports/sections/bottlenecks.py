@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reports.analysis import SegmentShare, segment_shares
 from reports.blocks import Block, Figure, Row, Table, Text, number_cell, text_cell
-from reports.format import count, kind_label, metric, number, percent
+from reports.format import count, duration, kind_label, metric, number, percent
 from reports.plots.bars import Bars, draw_bars
 from reports.run import Run
 from reports.section import NotApplicable, Section
@@ -63,29 +63,28 @@ def draw_bottlenecks(info: BottleneckInfo) -> list[Block]:
             cells=[
                 number_cell(str(entry.segment.id), entry.segment.id),
                 text_cell(entry.segment.name),
-                text_cell(f"slot {entry.segment.slot}: {entry.chip}"),
+                text_cell(f"{entry.segment.slot}: {entry.chip}"),
                 number_cell(metric("latency_ms", entry.segment.latency_ms, unit=False), entry.segment.latency_ms),
                 number_cell(percent(entry.share), entry.share),
                 text_cell(entry.segment.bound),
-                number_cell(number(entry.intensity), entry.intensity),
-                number_cell(number(entry.ridge), entry.ridge),
                 text_cell(entry.advice),
+                number_cell(f"{number(entry.intensity)} / {number(entry.ridge)}", entry.intensity),
             ]
         )
         for entry in top
     ]
     covered = percent(sum(entry.share for entry in top))
-    columns = ["Segment", "Module", "Chip", "Latency [ms]", "Share", "Bound by", "Intensity [op/B]", "Ridge [op/B]"]
+    columns = ["Segment", "Module", "Slot", "Latency [ms]", "Share", "Bound by", "What would help"]
     caption = (
-        f"The {count(len(top), 'segment')} with the largest latency, {covered} of the compute time. Intensity below "
-        "the chip's ridge means memory-bound. What would help: the most that the named change could take off the "
-        "segment's latency."
+        f"The {count(len(top), 'segment')} with the largest latency, {covered} of the compute time. An arithmetic "
+        "intensity below the chip's ridge means memory-bound. What would help: the most that the named change could "
+        "take off the segment's latency."
     )
-    blocks.append(Table(columns=[*columns, "What would help"], rows=rows, caption=caption, sortable=True))
+    blocks.append(Table(columns=[*columns, "Intensity / ridge [op/B]"], rows=rows, caption=caption, sortable=True))
     if info.by_kind:
         total = sum(time for _, time, _ in info.by_kind)
         items = [
-            (kind_label(kind), time, f"{metric('latency_ms', time)} · {percent(time / total)} · {count(many, 'layer')}")
+            (kind_label(kind), time, f"{duration(time)} · {percent(time / total)} · {count(many, 'layer')}")
             for kind, time, many in info.by_kind
         ]
         bars = Bars(name="kinds", title="Latency by operator kind [ms]", items=items)

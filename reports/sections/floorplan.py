@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import hypot
+from typing import Any
 
 from reports.analysis import chip_colours
 from reports.blocks import Block, Figure, Row, Table, number_cell, text_cell
-from reports.format import metric, number, percent
-from reports.plots.floorplan import Floorplan, draw_floorplan
-from reports.records import Detail, DetailChip
+from reports.format import count, metric, number, percent
+from reports.plots.floorplan import Floorplan, Site, draw_floorplan
+from reports.records import Detail, DetailChip, DetailPackage
 from reports.run import Run
 from reports.section import NotApplicable, Section
 from reports.sections import knee_detail
@@ -29,8 +32,33 @@ def floorplan_info(run: Run) -> FloorplanInfo:
         raise NotApplicable("The timeline file of the knee describes no package.")
     if not detail.chips:
         raise NotApplicable("The timeline file of the knee lists no chips.")
-    plan = Floorplan(package=detail.package, chips=detail.chips, sites=(), colours=chip_colours(detail))
+    sheets = run.library.packages if run.library else []
+    sheet = next((sheet for sheet in sheets if sheet.get("name") == detail.package.name), {})
+    sites = _sites(sheet, detail.package)
+    plan = Floorplan(package=detail.package, chips=detail.chips, sites=sites, colours=chip_colours(detail))
     return FloorplanInfo(plan=plan, detail=detail)
+
+
+def _sites(sheet: Mapping[str, Any], package: DetailPackage) -> list[Site]:
+    """The slots of the package's datasheet: a grid about its middle, row by row from the lower left.
+
+    On a disc only those count whose corners lie inside the edge exclusion. Empty where a figure is missing.
+    """
+    keys = ("rows", "columns", "slot_width_mm", "slot_height_mm", "spacing_mm", "edge_mm")
+    values = [sheet.get(key) for key in keys]
+    if not all(isinstance(value, int | float) for value in values):
+        return []
+    rows, columns, width, height, spacing, edge = (float(value) for value in values if value is not None)
+    disc = package.shape == "disc"
+    middle_x, middle_y = (0.0, 0.0) if disc else (package.width_mm / 2, package.height_mm / 2)
+    sites: list[Site] = []
+    for row in range(int(rows)):
+        for column in range(int(columns)):
+            x, y = (column - (columns - 1) / 2) * (width + spacing), (row - (rows - 1) / 2) * (height + spacing)
+            if not disc or hypot(abs(x) + width / 2, abs(y) + height / 2) <= package.width_mm / 2 - edge:
+                left, bottom = middle_x + x - width / 2, middle_y + y - height / 2
+                sites.append(Site(number=len(sites), x_mm=left, y_mm=bottom, width_mm=width, height_mm=height))
+    return sites
 
 
 def draw_floorplan_section(info: FloorplanInfo) -> list[Block]:
@@ -39,6 +67,8 @@ def draw_floorplan_section(info: FloorplanInfo) -> list[Block]:
     silicon = sum(chip.width_mm * chip.height_mm for chip in chips)
     outline = package.width_mm * package.height_mm * (0.7854 if package.shape == "disc" else 1.0)
     caption = f"Package {package.name} to scale: outline and chips with slot, mean power and size in millimetres."
+    if info.plan.sites:
+        caption += f" Dashed: its {count(len(info.plan.sites), 'slot')}."
     if outline > 0:
         caption += f" Chips cover {percent(silicon / outline)} of it."
     placement = info.detail.placement

@@ -39,7 +39,8 @@ def search_info(run: Run) -> SearchInfo:
         known = [(e.evaluated, float(getattr(e, name))) for e in history if getattr(e, name) is not None]
         known = [(evaluated, value) for evaluated, value in known if isfinite(value)]
         if known:
-            curves.append(Curve(label=label, evaluated=[x for x, _ in known], values=[y for _, y in known]))
+            x, y = [at for at, _ in known], [value for _, value in known]
+            curves.append(Curve(label=label, evaluated=x, values=y, from_zero=name != "hypervolume"))
     failures: dict[str, int] = {}
     for row in run.rows:
         if row.status == "failed":

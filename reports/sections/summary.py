@@ -55,7 +55,8 @@ def summary_info(run: Run) -> SummaryInfo:
             compared.append((role, point))
         else:
             compared[known] = (f"{compared[known][0]}, {role.lower()}", compared[known][1])
-    shown = dict.fromkeys([*summary.objectives, "latency_ms", "throughput_per_s", "energy_mj", "cost_usd", "area_mm2"])
+    more = ["throughput_per_s"] if summary.regime == "pipelined" else []  # in the serial regime it is 1 / latency
+    shown = dict.fromkeys([*summary.objectives, "latency_ms", *more, "energy_mj", "cost_usd", "area_mm2"])
     sentences = [_swept(summary, run.workload), _accounted(summary), _proven(summary), _front(summary)]
     if knee is not None:
         sentences += [_recommended(knee), _against(knee, summary)]
@@ -109,14 +110,15 @@ def _swept(summary: Summary, workload: Workload | None) -> str:
 
 def _accounted(summary: Summary) -> str:
     text = f"{count(summary.evaluated, 'design was', 'designs were')} mapped and simulated"
-    text += f", {number(summary.infeasible)} cannot be mapped" if summary.infeasible is not None else ""
     if summary.failed:
-        text += f", {number(summary.failed)} failed"
+        text += f" ({number(summary.failed)} of them failed)"
+    text += f", {number(summary.infeasible)} cannot be mapped" if summary.infeasible is not None else ""
     if summary.open_unmapped is not None:
-        text += f", and {number(summary.open_unmapped)} {'is' if summary.open_unmapped == 1 else 'are'} still open"
+        open_ = number(summary.open_unmapped) if summary.open_unmapped else "none"
+        text += f", and {open_} {'are' if (summary.open_unmapped or 0) > 1 else 'is'} still open"
     known = (summary.designs, summary.evaluated, summary.infeasible, summary.open_unmapped)
     if all(value is not None for value in known):
-        rest = (summary.designs or 0) - sum(value or 0 for value in known[1:]) - (summary.failed or 0)
+        rest = (summary.designs or 0) - sum(value or 0 for value in known[1:])
         if rest > 0:
             text += f"; lower bounds alone ruled out the other {number(rest)}"
     return text + "."
@@ -141,7 +143,7 @@ def _front(summary: Summary) -> str:
     text = f"The front has {count(len(summary.front), 'point')}"
     if summary.hypervolume is not None:
         text += f" and a hypervolume of {number(summary.hypervolume, 4)}"
-        if len(summary.reference_point) == len(summary.objectives) and summary.reference_point:
+        if summary.reference_point and len(summary.reference_point) == len(summary.objectives):
             pairs = zip(summary.objectives, summary.reference_point, strict=True)
             text += f" against the reference point {', '.join(metric(name, value) for name, value in pairs)}"
     return text + "."
@@ -202,7 +204,7 @@ def _bottleneck(detail: Detail, workload: Workload | None, regime: str) -> str:
     )
     text = f"Its bottleneck: {what} binds {percent(share)} of the compute time" if what else "Its bottleneck:"
     text += f"; the slowest segment is {top.segment.id} ({top.segment.name or 'unnamed'}) on slot {top.segment.slot}"
-    text += f" with {percent(top.share)}"
+    text += f" with {percent(top.share)} of it"
     text += f"; the busiest resource is {resource.name}, {percent(resource.utilisation)} of the time"
     if regime == "pipelined":
         text += ", which sets the throughput"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reports.analysis import chip_colours, runs_of
 from reports.blocks import Block, Figure, Fold, Row, Table, Text, number_cell, text_cell
-from reports.format import count, design_text, metric, number, percent, prefixed
+from reports.format import count, design_text, duration, metric, number, percent, prefixed
 from reports.plots.block_diagram import BlockChip, BlockDiagram, BlockLink, draw_block_diagram
 from reports.records import Detail
 from reports.run import Run
@@ -110,7 +110,7 @@ def draw_system(info: SystemInfo) -> list[Block]:
                 cells=[
                     text_cell(f"slot {link.source} → slot {link.target}"),
                     number_cell(prefixed(link.bytes, "B"), link.bytes),
-                    number_cell(metric("latency_ms", link.busy_ms), link.busy_ms),
+                    number_cell(duration(link.busy_ms), link.busy_ms),
                     number_cell(percent(link.utilisation), link.utilisation),
                 ]
             )

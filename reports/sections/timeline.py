@@ -1,11 +1,11 @@
-"""The knee's timeline: a lane a chip and a lane a used link."""
+"""The knee's timeline: a lane a chip, and a lane a pair of slots that exchange data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from reports.blocks import Block, Figure, Text
-from reports.format import count, number, percent, prefixed
+from reports.format import count, duration, number, percent, prefixed
 from reports.plots.gantt import Bar, Gantt, draw_gantt
 from reports.plots.style import BOUND_COLOURS, SERIES, series
 from reports.records import Detail
@@ -14,6 +14,7 @@ from reports.section import NotApplicable, Section
 from reports.sections import knee_detail
 
 MOST_BARS = 1200  # beyond it a window is drawn
+MOST_PAIRS = 16  # pairs of slots with a lane of their own, the busiest ones
 PERIODS = 4  # how many inputs' worth of the steady state a window shows
 BOUND_LABELS = {"compute": "bound by matrix units", "memory": "bound by memory", "vector": "bound by vector units"}
 
@@ -26,6 +27,7 @@ class TimelineInfo:
     detail: Detail
     inputs: int
     whole_ms: float
+    hidden_pairs: int
 
 
 def timeline_info(run: Run) -> TimelineInfo:
@@ -38,9 +40,12 @@ def timeline_info(run: Run) -> TimelineInfo:
     whole = max(ends)
     start, end = _window(detail, inputs, whole)
     slots = sorted({span[1] for span in detail.compute})
-    pairs = sorted({(span[3], span[4]) for span in detail.transfers})
+    busy: dict[tuple[int, int], float] = {}
+    for _, _, _, source, target, begin, finish, _ in detail.transfers:
+        busy[source, target] = busy.get((source, target), 0.0) + finish - begin
+    pairs = sorted(sorted(busy, key=lambda pair: (-busy[pair], pair))[:MOST_PAIRS])
     lanes = [f"slot {slot}  {detail.chip_name(slot)}" for slot in slots]
-    lanes += [f"link {source} → {target}" for source, target in pairs]
+    lanes += [f"transfers {source} → {target}" for source, target in pairs]
     lane_of = {slot: index for index, slot in enumerate(slots)}
     lane_of_pair = {pair: len(slots) + index for index, pair in enumerate(pairs)}
     segments = {segment.id: segment for segment in detail.segments}
@@ -55,7 +60,7 @@ def timeline_info(run: Run) -> TimelineInfo:
         label = str(segment)
         bars.append(Bar(lane=lane_of[slot], start_ms=begin, end_ms=finish, colour=colour, label=label, tip=tip))
     for producer, consumer, item, source, target, begin, finish, size in detail.transfers:
-        if finish < start or begin > end:
+        if finish < start or begin > end or (source, target) not in lane_of_pair:
             continue
         tip = f"segment {producer} to {consumer}, input {item}, {prefixed(size, 'B')}: {_span(begin, finish)}"
         colour = SERIES[8] if inputs == 1 else series(item)
@@ -67,11 +72,12 @@ def timeline_info(run: Run) -> TimelineInfo:
         legend = [(colour, BOUND_LABELS[bound]) for bound, colour in BOUND_COLOURS.items() if bound in bounds]
         legend += [(SERIES[8], "transfer")] if detail.transfers else []
     gantt = Gantt(lanes=lanes, bars=bars, start_ms=start, end_ms=end, legend=legend)
-    return TimelineInfo(gantt=gantt, detail=detail, inputs=inputs, whole_ms=whole)
+    hidden = len(busy) - len(pairs)
+    return TimelineInfo(gantt=gantt, detail=detail, inputs=inputs, whole_ms=whole, hidden_pairs=hidden)
 
 
 def _span(start_ms: float, end_ms: float) -> str:
-    return f"{start_ms:.4g} to {end_ms:.4g} ms ({number(end_ms - start_ms)} ms)"
+    return f"{start_ms:.4g} to {end_ms:.4g} ms ({duration(end_ms - start_ms)})"
 
 
 def _window(detail: Detail, inputs: int, whole_ms: float) -> tuple[float, float]:
@@ -101,6 +107,8 @@ def draw_timeline(info: TimelineInfo) -> list[Block]:
         )
     else:
         caption = f"{count(info.inputs, 'input')} in {number(info.whole_ms)} ms. Colour tells them apart. {numbers}"
+    if info.hidden_pairs:
+        caption += f" Left out: {count(info.hidden_pairs, 'less busy pair')} of slots."
     caption += f" In full: timelines/{detail.design}-{detail.point}.perfetto.json, for ui.perfetto.dev."
     blocks: list[Block] = [Figure(svg=draw_gantt(info.gantt), caption=caption)]
     if detail.contention is not None:
@@ -110,7 +118,7 @@ def draw_timeline(info: TimelineInfo) -> list[Block]:
         else:
             share = percent(with_ms / without_ms - 1) if without_ms > 0 else "?"
             text = (
-                f"Contention for links costs {number(with_ms - without_ms)} ms ({share}): {number(with_ms, 4)} ms with "
+                f"Contention for links costs {duration(with_ms - without_ms)} ({share}): {number(with_ms, 4)} ms with "
                 f"it, {number(without_ms, 4)} ms if every transfer had its links to itself."
             )
         blocks.append(Text(text=text))

@@ -30,7 +30,7 @@ const drawCharts = () => {
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: colour("--sans"), size: 13, color: colour("--ink") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--faint"), align: "left", font: { color: colour("--ink") } },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--faint"), activecolor: colour("--ink") },
+      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: colour("--faint"), activecolor: colour("--ink") },
       xaxis: { ...figure.layout.xaxis, ...axis },
       yaxis: { ...figure.layout.yaxis, ...axis },
     });
