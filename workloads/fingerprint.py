@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,12 +145,19 @@ def _code(kind: type) -> Iterator[object]:
 
 
 def _sources(classes: Iterable[type]) -> Iterator[str]:
-    """Yield hashes of the loaded source files of the packages that the classes come from."""
+    """Yield hashes of the source files of the classes' modules, and of what these use of their own packages.
+
+    It follows what each module's global names were imported from, so that it does not depend on what else is loaded.
+    """
     tops = {kind.__module__.partition(".")[0] for kind in classes}
-    own = __name__.partition(".")[0]
-    for name in sorted(sys.modules):
-        top = name.partition(".")[0]
-        if top in tops and (top != own or name.startswith(f"{own}.models")):
-            file = getattr(sys.modules[name], "__file__", None)
-            if file:
-                yield file_digest(Path(file))
+    waiting = sorted({kind.__module__ for kind in classes})
+    met = set(waiting)
+    while waiting:
+        module = sys.modules.get(waiting.pop())
+        if file := getattr(module, "__file__", None):
+            yield file_digest(Path(file))
+        for value in list(vars(module).values()) if module is not None else ():
+            home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(home, str) and home not in met and home.partition(".")[0] in tops:
+                met.add(home)
+                waiting.append(home)

@@ -192,6 +192,27 @@ def test_the_key_sees_the_source_and_the_versions(tmp_path, monkeypatch):
     assert key(Net(), X) != before
 
 
+def test_the_key_sees_helpers_in_other_files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "cached_net_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("def double(x):\n    return x * 2\n")
+    (package / "unrelated.py").write_text("")
+    (package / "net.py").write_text(
+        "import torch\nfrom cached_net_package.helper import double\n\n"
+        "class Net(torch.nn.Module):\n    def forward(self, x):\n        return double(x)\n"
+    )
+    from cached_net_package.net import Net as Packaged
+
+    base = key(Packaged(), X)
+    import cached_net_package.unrelated  # noqa: F401
+
+    assert key(Packaged(), X) == base
+    (package / "helper.py").write_text("def double(x):\n    return x + x\n")
+    assert key(Packaged(), X) != base
+
+
 def test_the_key_sees_code_that_has_no_file():
     def made(body):
         names = {"nn": nn, "__name__": "nowhere"}
