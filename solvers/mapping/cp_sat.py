@@ -335,7 +335,8 @@ class _Model:
 
 def _most(problem: MappingProblem, runs: NDArray[np.bool_]) -> float:
     """An upper bound on the objective of every mapping: everything at its dearest, one thing at a time."""
-    cell = problem.time_weight * problem.compute_ms + problem.energy_weight * problem.energy_mj
+    compute_ms, energy_mj = (np.where(runs, cost, 0.0) for cost in (problem.compute_ms, problem.energy_mj))
+    cell = problem.time_weight * compute_ms + problem.energy_weight * energy_mj
     wait = problem.route_latency_ms.max() + problem.edge_bytes * problem.route_ms_per_byte.max()
     crossing = problem.time_weight * wait + problem.energy_weight * problem.edge_bytes * problem.route_mj_per_byte.max()
-    return float(np.where(runs, cell, 0.0).max(axis=1).sum() + crossing.sum()) * (1 + 1e-9)
+    return float(cell.max(axis=1).sum() + crossing.sum()) * (1 + 1e-9)

@@ -203,8 +203,10 @@ def _stages(problem: MappingProblem, groups: list[list[int]], step: NDArray[np.i
     p, first = problem, [group[0] for group in groups]
     serial = p.regime == "serial"
 
+    compute_ms, energy_mj = (np.where(p.allowed, cost, 0.0) for cost in (p.compute_ms, p.energy_mj))
+
     def by_segment(cost: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.ascontiguousarray(np.where(p.allowed, cost, 0.0)[:, first].T)
+        return np.ascontiguousarray(cost[:, first].T)
 
     def by_kind(route: NDArray[np.float64]) -> NDArray[np.float64]:
         between = route[np.ix_(first, first)]
@@ -232,8 +234,8 @@ def _stages(problem: MappingProblem, groups: list[list[int]], step: NDArray[np.i
             np.ascontiguousarray(p.allowed[:, first]), p.resident_bytes, p.workspace_bytes, p.capacity_bytes[first]
         ),
         step=step,
-        load=by_segment(np.zeros_like(p.compute_ms) if serial else p.compute_ms),
-        weight=by_segment((p.time_weight if serial else 0.0) * p.compute_ms + p.energy_weight * p.energy_mj),
+        load=by_segment(np.zeros_like(compute_ms) if serial else compute_ms),
+        weight=by_segment((p.time_weight if serial else 0.0) * compute_ms + p.energy_weight * energy_mj),
         fixed=p.time_weight * by_kind(p.route_latency_ms) if serial else none,
         time_bytes=time_bytes,
         load_rate=none if serial else by_kind(p.route_ms_per_byte * p.route_links.any(axis=2)),
