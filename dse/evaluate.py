@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,11 @@ from chiplib.chip import Precision
 from chiplib.package import slot_centres
 from dse.cost_table import CostTable, SegmentCosts
 from dse.detail import detail
+from dse.search.bounds import SLOPES
 from dse.simulate import simulate
 from dse.space import design_id
 from dse.timeline import Timeline
+from solvers.mapping.bounds import lower_bounds
 from solvers.mapping.problem import Mapping as SegmentMapping
 from solvers.mapping.solve import solve_mapping
 from solvers.placement.problem import Outline, Placement, PlacementProblem
@@ -54,9 +56,12 @@ class Evaluator:
             "status": "ok",
             "reason": "",
             "points": [],
+            "bounds": [],
         }
         try:
-            row["points"] = self.points(params)
+            table = self._table(params)
+            row["bounds"] = self.bounds(table)
+            row["points"] = self.points(table, params)
         except Unmappable as error:
             row |= {"status": "infeasible", "reason": str(error)}
         except Unmapped as error:
@@ -66,9 +71,38 @@ class Evaluator:
         row["wall_s"] = round(time.perf_counter() - started, 6)
         return row
 
-    def points(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def bounds(self, table: CostTable) -> list[list[float]]:
+        """Half-planes [a, b, least], a*t + b*e >= least for every mapping and placement of these chips.
+
+        t and e as objectives count them: of a batch in the serial regime, else (and energy always) of a sample. They
+        are the mapping solvers' own bounds where every route is as short as the shortest of the package.
+        """
+        problem = table.mapping_problem(regime=self.regime, weights=(1.0, 0.0))
+        apart = ~np.eye(problem.slots, dtype=bool)
+
+        def least_of(routes: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.where(apart, routes[apart].min(), 0.0) if problem.slots > 1 else routes
+
+        shortest = replace(
+            problem,
+            route_latency_ms=least_of(problem.route_latency_ms),
+            route_ms_per_byte=least_of(problem.route_ms_per_byte),
+            route_mj_per_byte=least_of(problem.route_mj_per_byte),
+            route_links=np.zeros((problem.slots, problem.slots, 0), bool),
+        )
+        time_ms, energy_mj = lower_bounds(shortest, np.eye(2))
+        if not np.isfinite([time_ms, energy_mj]).all():
+            return []  # proven to have no mapping: the solvers say why
+        slopes = [(1.0 / max(time_ms, 1e-300), slope / max(energy_mj, 1e-300)) for slope in SLOPES]
+        weights = np.array([(1.0, 0.0), (0.0, 1.0), *slopes] if self.trade_offs else [(1.0, 0.0)])
+        least = lower_bounds(shortest, weights)
+        batch = table.segments.batch
+        samples = np.array([batch if self.regime == "pipelined" else 1, batch])
+        planes: list[list[float]] = np.column_stack((weights * samples, least)).tolist()
+        return planes
+
+    def points(self, table: CostTable, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Map for time, for energy and for both; place and simulate each distinct mapping."""
-        table = self._table(params)
         seed = _seed(self.seed, design_id(dict(params)))
         found = [self._map(table, params["mapper"], (1.0, 0.0), seed, None)]
         weights = [(1.0, 0.0)]

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from dse.errors import DseError
 
 SCHEMA = 1
-ROW_KEYS = {"design", "params", "status", "reason", "points"}
+ROW_KEYS = {"design", "params", "status", "reason", "points", "bounds"}
 
 
 def write_atomically(path: Path, text: str) -> None:

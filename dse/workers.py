@@ -45,6 +45,9 @@ class Workers:
             yield from map(self._evaluator.row, designs)
             return
         if self._pool is None:
+            # the first design here: compiled kernels are then in numba's cache, and no worker compiles them again
+            yield self._evaluator.row(designs[0])
+            designs = designs[1:]
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork

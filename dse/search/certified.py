@@ -28,6 +28,16 @@ class DesignBounds:
     least: NDArray[np.float64]  # [D, H]
     exact: NDArray[np.float64]  # [D, X]
 
+    def with_room(self, columns: int) -> DesignBounds:
+        """The same bounds with `columns` more half-planes a design that say nothing yet (t >= 0)."""
+        room = np.zeros((len(self.exact), columns))
+        return DesignBounds(
+            a=np.hstack((self.a, room + 1.0)),
+            b=np.hstack((self.b, room)),
+            least=np.hstack((self.least, room)),
+            exact=self.exact,
+        )
+
     def take(self, index: NDArray[np.int64]) -> DesignBounds:
         """The bounds of some of the designs."""
         return DesignBounds(a=self.a[index], b=self.b[index], least=self.least[index], exact=self.exact[index])

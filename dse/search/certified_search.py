@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.objectives import Objectives, nondominated
+from dse.search.bounds import SLOPES
 from dse.search.certified import DesignBounds, proven_epsilon
 
 Rows = Sequence[dict[str, Any]]
 
 FIRST_BATCH = 64
 GROWTH = 1.5
-RANDOM_SEEDS = 40
 """Growing batches: few while every point still closes many designs, many when the front stands."""
+RANDOM_SEEDS = 40
+ROW_BOUNDS = 2 + len(SLOPES)  # half-planes that a row brings at most: the mapping solvers' own, tighter ones
 
 
 @dataclass(kw_only=True)
@@ -41,6 +43,7 @@ class CertifiedSearch:
     epsilons: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.bounds = self.bounds.with_room(ROW_BOUNDS)
         self.point_exact = np.zeros((0, self.bounds.exact.shape[1]))
         self.mapped = np.zeros(len(self.possible), bool)
         self.epsilons = np.where(self.possible, np.inf, 0.0)
@@ -85,6 +88,10 @@ class CertifiedSearch:
         for index, row in zip(batch, rows, strict=True):
             if row["status"] == "infeasible":  # proven: there is nothing of this design to be better
                 self.possible[index], self.epsilons[index] = False, 0.0
+            for column, (a, b, least) in enumerate(row["bounds"], start=-ROW_BOUNDS):
+                self.bounds.a[index, column] = a
+                self.bounds.b[index, column] = b
+                self.bounds.least[index, column] = least
         points = np.concatenate((self.points, self.objectives.time_energy(metrics)))
         exact = np.concatenate((self.point_exact, self.bounds.exact[owners]))
         kept = nondominated(np.column_stack((points, exact)))

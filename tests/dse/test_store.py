@@ -12,7 +12,8 @@ from dse.store import RunFolder
 
 
 def row(design: str) -> dict[str, object]:
-    return {"design": design, "params": {}, "status": "ok", "reason": "", "points": [{"metrics": {"latency_ms": 0.1}}]}
+    points = [{"metrics": {"latency_ms": 0.1}}]
+    return {"design": design, "params": {}, "status": "ok", "reason": "", "points": points, "bounds": []}
 
 
 def test_rows_come_back_as_written_from_every_writer(tmp_path: Path) -> None:

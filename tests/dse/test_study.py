@@ -105,6 +105,24 @@ def test_no_evaluated_point_beats_the_proof() -> None:
     assert factor.max() <= (1 + result.summary["epsilon"]) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("regime", ["serial", "pipelined"])
+def test_the_points_of_a_row_obey_its_bounds(regime: str) -> None:
+    objectives = ("latency_ms" if regime == "serial" else "throughput_per_s", "energy_mj", "cost_usd")
+    study = replace(Study.load("tiny.yaml"), regime=regime, objectives=objectives)
+    study = replace(study, space=replace(study.space, batches=(1, 3)))
+    resolved = resolve(study, load_library(study.library))
+    checked = 0
+    for index in range(0, len(resolved.designs), 7):
+        row = resolved.evaluator.row(resolved.designs.params(index))
+        plane = Objectives(objectives, regime).time_energy([point["metrics"] for point in row["points"]])
+        before = resolved.bounds.a[index] * plane[:, :1] + resolved.bounds.b[index] * plane[:, 1:]
+        assert (before >= resolved.bounds.least[index]).all()
+        for a, b, least in row["bounds"]:
+            assert (a * plane[:, 0] + b * plane[:, 1] >= least).all()
+            checked += len(plane)
+    assert checked > 100
+
+
 def test_resuming_gives_what_an_uninterrupted_run_gives() -> None:
     study = Study.load("tiny.yaml")
     whole = study.run("runs/whole").summary
