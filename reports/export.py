@@ -65,7 +65,7 @@ CHIPS_PID, TRANSFERS_PID = 1, 2
 
 
 def trace_events(detail: Detail) -> dict[str, Any]:
-    """Return the timeline as a Chrome trace: a track a chip and a track a pair of slots, slices that never overlap on a track.
+    """Return the timeline as a Chrome trace: a track a chip, a track a pair of slots, no overlap on a track.
 
     Times are microseconds on a grid of one nanosecond. Transfers that share a pair of slots at the same time (they
     took different routes, or links were not serialised) go to further tracks of that pair. Live memory is a counter.

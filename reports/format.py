@@ -59,7 +59,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = float(f"{value:.{digits - 1}e}")  # 0.9999 has the decimals of 1.00
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{value:.{max(decimals, 0)}f}"
 
 

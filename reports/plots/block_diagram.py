@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from reports.format import clip, percent, prefixed, shorten
 from reports.plots.style import ACCENT, CARD, INK, MUTED, fits, house_style, new_canvas, series, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +99,32 @@ def draw_block_diagram(info: BlockDiagram) -> Markup:
             axes.add_patch(
                 Rectangle((x, y), box_w, box_h, facecolor="none", edgecolor=series(chip.colour), linewidth=1.4)
             )
-            room = box_w - 0.24
-            name = shorten(chip.name, fits(chip.name, room - 0.55, 10))
-            axes.text(x + 0.12, y + box_h - 0.12, name, fontsize=10, fontweight="bold", va="top", color=INK)
-            axes.text(
-                x + box_w - 0.1, y + box_h - 0.13, f"slot {chip.slot}", fontsize=7.5, va="top", ha="right", color=MUTED
-            )
-            shown = chip.lines[:2] if dense else chip.lines[:6]
-            for position, line in enumerate(shown):
-                text = clip(line, fits(line, room, 8))
-                colour = INK if position == 0 else MUTED
-                axes.text(x + 0.12, y + box_h - 0.42 - 0.18 * position, text, fontsize=8, va="top", color=colour)
+            _label(axes, chip, (x, y + box_h), box_w, dense)
         description = f"Block diagram of {len(info.chips)} chips and {len(info.links)} links with traffic"
         return to_svg(figure, name="blocks", description=description, tips=tips)
+
+
+def _label(axes: Axes, chip: BlockChip, top_left: tuple[float, float], width: float, dense: bool) -> None:
+    """Write name, slot and lines into a box, cut to its width; in a small box only name, slot and first line."""
+    x, y = top_left
+    if dense:
+        rows = [
+            (chip.name, 8.0, INK),
+            (f"slot {chip.slot}", 7.0, MUTED),
+            *((line, 7.0, MUTED) for line in chip.lines[:1]),
+        ]
+        for position, (line, points, colour) in enumerate(rows):
+            text = (clip if position else shorten)(line, fits(line, width - 0.16, points))
+            axes.text(x + 0.08, y - 0.09 - 0.2 * position, text, fontsize=points, va="top", color=colour)
+        return
+    room = width - 0.24
+    name = shorten(chip.name, fits(chip.name, room - 0.55, 10))
+    axes.text(x + 0.12, y - 0.12, name, fontsize=10, fontweight="bold", va="top", color=INK)
+    axes.text(x + width - 0.1, y - 0.13, f"slot {chip.slot}", fontsize=7.5, va="top", ha="right", color=MUTED)
+    for position, line in enumerate(chip.lines[:6]):
+        text = clip(line, fits(line, room, 8))
+        colour = INK if position == 0 else MUTED
+        axes.text(x + 0.12, y - 0.42 - 0.18 * position, text, fontsize=8, va="top", color=colour)
 
 
 def _arrow(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from reports.format import metric, shorten
 from reports.plots.style import CARD, FAINT, INK, MUTED, fits, house_style, new_canvas, series, to_svg
 from reports.records import DetailChip, DetailPackage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Floorplan:
 
 def draw_floorplan(info: Floorplan) -> Markup:
     """Draw everything to scale."""
-    from matplotlib.patches import Circle, Rectangle
+    from matplotlib.patches import Circle, Patch, Rectangle
 
     package = info.package
     # The corner of a rectangle is the origin, the centre of a disc is.
@@ -47,11 +51,13 @@ def draw_floorplan(info: Floorplan) -> Markup:
     scale = min(7.6 / (right - left), 5.6 / (top - bottom))  # inches a millimetre
     margin = 0.2 / scale
     foot = 0.45 / scale
+    small = any(fits(chip.name, chip.width_mm * scale - 0.1) < len(chip.name) for chip in info.chips)
+    head = 0.3 / scale if small else 0.0  # room for a legend where names do not fit into the chips
     tips: dict[str, str] = {}
     with house_style():
-        figure, axes = new_canvas(right - left + 2 * margin, top - bottom + 2 * margin + foot, scale)
+        figure, axes = new_canvas(right - left + 2 * margin, top - bottom + 2 * margin + foot + head, scale)
         axes.set_xlim(left - margin, right + margin)
-        axes.set_ylim(bottom - margin - foot, top + margin)
+        axes.set_ylim(bottom - margin - foot, top + margin + head)
         outline = (
             Circle((0, 0), package.width_mm / 2)
             if package.shape == "disc"
@@ -79,16 +85,11 @@ def draw_floorplan(info: Floorplan) -> Markup:
             tips[f"chip-{chip.slot}"] = f"slot {chip.slot}: {chip.name}, {size}, {power}"
             axes.add_patch(box)
             axes.add_patch(frame)
-            wide, high = chip.width_mm * scale, chip.height_mm * scale
-            lines = [(chip.name, 9.0, INK), (f"slot {chip.slot} · {power}", 8.0, MUTED), (size, 8.0, MUTED)]
-            lines = lines[: max(0, min(3, int((high - 0.08) / 0.17)))]
-            for position, (line, points, shade) in enumerate(lines):
-                room = fits(line, wide - 0.1, points)
-                if room < min(4, len(line)):
-                    continue
-                offset = (len(lines) - 1) / 2 - position
-                middle = (chip.x_mm + chip.width_mm / 2, chip.y_mm + chip.height_mm / 2 + offset * 0.17 / scale)
-                axes.text(*middle, shorten(line, room), fontsize=points, ha="center", va="center", color=shade)
+            _label(axes, chip, f"slot {chip.slot} · {power}", size, scale)
+        if small:
+            names = {chip.name: info.colours.get(chip.name, 0) for chip in info.chips}
+            handles = [Patch(facecolor=series(index), label=shorten(name, 30)) for name, index in names.items()]
+            figure.legend(handles=handles, loc="upper left", ncols=4)
         length = _round_length((right - left) / 4)
         y = bottom - margin / 2 - foot / 2
         axes.plot([left, left + length], [y, y], color=INK, linewidth=2, solid_capstyle="butt")
@@ -99,6 +100,19 @@ def draw_floorplan(info: Floorplan) -> Markup:
         axes.text(right, y, outline_text, va="center", ha="right", fontsize=8.5, color=MUTED)
         description = f"Floorplan of package {package.name} with {len(info.chips)} chips, to scale"
         return to_svg(figure, name="floorplan", description=description, tips=tips)
+
+
+def _label(axes: Axes, chip: DetailChip, place: str, size: str, scale: float) -> None:
+    """Write name, slot with power, and size into a chip; into one too small for its name only the slot."""
+    wide, high = chip.width_mm * scale, chip.height_mm * scale
+    lines = [(chip.name, 9.0, INK), (place, 8.0, MUTED), (size, 8.0, MUTED)][: max(0, int((high - 0.08) / 0.17))]
+    if any(fits(line, wide - 0.1, points) < min(len(line), 12) for line, points, _ in lines):
+        lines = [(str(chip.slot), 8.0, INK)] if wide > 0.25 and high > 0.2 else []
+    for position, (line, points, shade) in enumerate(lines):
+        x, y = chip.x_mm + chip.width_mm / 2, chip.y_mm + chip.height_mm / 2
+        y += ((len(lines) - 1) / 2 - position) * 0.17 / scale
+        text = shorten(line, fits(line, wide - 0.1, points))
+        axes.text(x, y, text, fontsize=points, ha="center", va="center", color=shade)
 
 
 def _overlap(site: Site, chip: DetailChip) -> bool:

@@ -115,5 +115,5 @@ def draw_front(info: FrontPlot) -> Markup:
             log_axis(axes, "y", *np.quantile(everything[:, 1], (0, 1)))
         axes.set_xlabel(metric_label(info.axes[0]))
         axes.set_ylabel(metric_label(info.axes[1]))
-        figure.legend(loc="outside upper left", ncols=6)
+        figure.legend(loc="outside upper left", ncols=4)
         return to_svg(figure, name="front", description=f"Front of {len(info.points)} points")

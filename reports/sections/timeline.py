@@ -81,17 +81,16 @@ def _span(start_ms: float, end_ms: float) -> str:
 
 
 def _window(detail: Detail, inputs: int, whole_ms: float) -> tuple[float, float]:
-    """All of a short run; else some periods around the middle input, where the pipeline is full."""
+    """All of a short run; else from one input's end to a later one's in the middle, where the pipeline is full."""
     if inputs == 1 or len(detail.compute) + len(detail.transfers) <= MOST_BARS // 8:
         return 0.0, whole_ms
-    first: dict[int, float] = {}
-    for _, _, item, start, _ in detail.compute:
-        first[item] = min(first.get(item, start), start)
-    order = sorted(first.values())
-    middle = len(order) // 2
-    low = max(0, middle - PERIODS // 2)
+    done: dict[int, float] = {}
+    for _, _, item, _, end in detail.compute:
+        done[item] = max(done.get(item, end), end)
+    order = sorted(done.values())
+    low = max(0, (len(order) - PERIODS) // 2)
     high = min(len(order) - 1, low + PERIODS)
-    return order[low], max(order[high], order[low] + 1e-9) if high > low else whole_ms
+    return (order[low], order[high]) if order[high] > order[low] else (0.0, whole_ms)
 
 
 def draw_timeline(info: TimelineInfo) -> list[Block]:
