@@ -55,9 +55,9 @@ def segment_shares(detail: Detail, workload: Workload | None) -> list[SegmentSha
 
 
 LEVERS = {
-    "memory": "twice the memory bandwidth",
-    "compute": "twice the matrix peak",
-    "vector": "twice the vector peak",
+    "memory": "2 × bandwidth",
+    "compute": "2 × matrix peak",
+    "vector": "2 × vector peak",
 }
 
 

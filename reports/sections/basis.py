@@ -144,16 +144,16 @@ def _coverage(info: BasisInfo) -> list[Block]:
             cells=[
                 text_cell(row.operator),
                 text_cell(COUNTINGS.get(row.counting, row.counting or "not stated")),
-                text_cell(row.formula),
                 number_cell(number(row.calls), row.calls),
                 number_cell(prefixed(row.flops, "op"), row.flops),
                 number_cell(percent(row.flops / total if total else 0.0), row.flops),
                 number_cell(prefixed(row.bytes, "B"), row.bytes),
+                text_cell(row.formula),
             ]
         )
         for row in info.ledger
     ]
-    columns = ["Operator", "How it is counted", "Formula", "Layers", "Operations", "Share", "Bytes"]
+    columns = ["Operator", "How it is counted", "Layers", "Operations", "Share", "Bytes", "Formula"]
     caption = "Coverage ledger: every operator of the traced workload, at the traced precision and batch."
     blocks.append(Table(columns=columns, rows=rows, caption=caption, sortable=True, tall=len(rows) > 12))
     return blocks
