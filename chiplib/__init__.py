@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chiplib.chip import CHIP_FEATURES, ChipType, Precision, Rule, chip_features
+    from chiplib.chip import ChipType, Precision, Rule
     from chiplib.cost import CostBreakdown, die_yield, dies_per_wafer, known_good_die_usd, system_cost
     from chiplib.energy import pj_per_byte, pj_per_flop, static_w
     from chiplib.errors import ChipError
+    from chiplib.features import CHIP_FEATURES, chip_features
     from chiplib.library import ChipLibrary, load_library, shipped_libraries
     from chiplib.links import LinkType
     from chiplib.package import Package, Routes, routes
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from chiplib.system import System
 
 _HOME = {
-    "chip": ("CHIP_FEATURES", "ChipType", "Precision", "Rule", "chip_features"),
+    "chip": ("ChipType", "Precision", "Rule"),
     "cost": ("CostBreakdown", "die_yield", "dies_per_wafer", "known_good_die_usd", "system_cost"),
     "energy": ("pj_per_byte", "pj_per_flop", "static_w"),
     "errors": ("ChipError",),
+    "features": ("CHIP_FEATURES", "chip_features"),
     "library": ("ChipLibrary", "load_library", "shipped_libraries"),
     "links": ("LinkType",),
     "package": ("Package", "Routes", "routes"),

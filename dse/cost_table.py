@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chiplib.chip import ChipType, Precision, chip_features
+from chiplib.chip import ChipType, Precision
+from chiplib.features import chip_features
 from chiplib.rules import broken_rules, layer_shapes
 from dse.errors import DseError
 from dse.proxy.model import Bound, LayerCosts, cost_model

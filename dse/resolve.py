@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import workloads
 from chiplib import ChipError, ChipLibrary, System, basis
-from chiplib.chip import ChipType, Precision, chip_features
+from chiplib.chip import ChipType, Precision
+from chiplib.features import chip_features
 from chiplib.package import Package, routes
 from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
 from dse.evaluate import Evaluator
@@ -21,10 +22,10 @@ from dse.objectives import ENERGY, TIME, Objectives
 from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
+from dse.study_file import StudyFile
 from solvers.mapping.solver import mapping_solver
 
 if TYPE_CHECKING:
-    from dse.study import Study
     from workloads import Reference, WorkloadGraph
 
 
@@ -42,7 +43,7 @@ class Resolved:
     fingerprint: str  # of everything that the results depend on, the code's version apart
 
 
-def resolve(study: Study, library: ChipLibrary) -> Resolved:
+def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     """Trace (or fetch) the workload, cost it on every chip type, list the designs and bound them.
 
     Raises the error of the package that meets a wrong word: an unknown chip, package, workload, model or solver.
@@ -103,7 +104,7 @@ def _workload(name: str) -> tuple[WorkloadGraph, Sequence[Reference]]:
 
 
 def _bound_all(
-    study: Study,
+    study: StudyFile,
     designs: Designs,
     types: list[ChipType],
     packages: list[Package],
@@ -127,7 +128,7 @@ def _bound_all(
     )
 
 
-def _type_costs(study: Study, package: Package, types: list[ChipType], costs: SegmentCosts) -> TypeCosts:
+def _type_costs(study: StudyFile, package: Package, types: list[ChipType], costs: SegmentCosts) -> TypeCosts:
     between = routes(package)
     apart = ~np.eye(len(between.hops), dtype=bool)
     features = chip_features(types, costs.precision)
@@ -147,7 +148,7 @@ def _type_costs(study: Study, package: Package, types: list[ChipType], costs: Se
     )
 
 
-def _in_objectives(study: Study, planes: HalfPlanes, batch: int) -> HalfPlanes:
+def _in_objectives(study: StudyFile, planes: HalfPlanes, batch: int) -> HalfPlanes:
     """From a batch's ms and mJ to what the objectives count; an axis that is no objective is 1 for every design."""
     # E is a sample's, so b*E_batch = (b*batch)*E; in a pipeline T is a sample's as well
     a = planes.a * (batch if study.regime == "pipelined" else 1)
@@ -166,7 +167,7 @@ def _in_objectives(study: Study, planes: HalfPlanes, batch: int) -> HalfPlanes:
 
 
 def _exact(
-    study: Study, designs: Designs, types: list[ChipType], packages: list[Package]
+    study: StudyFile, designs: Designs, types: list[ChipType], packages: list[Package]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.object_]]:
     """Exact criteria [D, X] of each design, whether its chips fit the package, and why not."""
     names = Objectives(study.objectives, study.regime).exact

@@ -9,7 +9,8 @@ import numpy as np
 
 import workloads
 from chiplib import System, load_library
-from chiplib.chip import Precision, chip_features
+from chiplib.chip import Precision
+from chiplib.features import chip_features
 from dse.cost_table import CostTable, segment_costs
 from dse.proxy.model import cost_model
 from tests.benchmarks.figure import Figure

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiplib import ChipError, ChipType, Precision, chip_features, load_library, pj_per_byte, pj_per_flop, static_w
-from chiplib.chip import CHIP_FEATURES
 from chiplib.energy import table_pj_per_flop
+from chiplib.features import CHIP_FEATURES
 
 ALL_CHIPS = [chip for name in ("reference", "chiplets") for chip in load_library(name).chips.values()]
 each_chip = pytest.mark.parametrize("chip", ALL_CHIPS, ids=lambda chip: chip.name)

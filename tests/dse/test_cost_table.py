@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from chiplib import load_library
-from chiplib.chip import Precision, Rule, chip_features
+from chiplib.chip import Precision, Rule
+from chiplib.features import chip_features
 from dse.cost_table import CostTable, cost_table, segment_costs
 from dse.errors import DseError
 from dse.proxy.model import Bound

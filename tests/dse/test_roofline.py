@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiplib.chip import CHIP_FEATURES, Precision
+from chiplib.chip import Precision
+from chiplib.features import CHIP_FEATURES
 from dse.errors import DseError
 from dse.proxy.model import Bound, LayerCostModel, cost_model, cost_models
 from workloads.graph import LAYER_FEATURES

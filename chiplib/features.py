@@ -1,0 +1,67 @@
+"""Chip features: the records that cost models read from many datasheets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiplib.chip import ChipType, Precision
+from chiplib.energy import pj_per_byte, pj_per_flop, static_w
+
+CHIP_FEATURES = np.dtype(
+    [
+        ("peak_flops", "f8"),  # op/s, dense, in the asked precision; 0 where the chip lacks it
+        ("vector_flops", "f8"),  # op/s
+        ("peak_bw", "f8"),  # B/s
+        ("achievable", "f8"),
+        ("achievable_bw", "f8"),
+        ("memory_bytes", "f8"),
+        ("sram_bytes", "f8"),  # 0 where unknown
+        ("pj_per_flop", "f8"),  # dynamic, in the asked precision
+        ("pj_per_byte", "f8"),  # dynamic, to and from memory
+        ("static_w", "f8"),
+        ("tdp_w", "f8"),
+        ("area_mm2", "f8"),
+        ("node_nm", "f8"),  # 0 where unknown
+        ("supported", "?"),
+    ]
+)
+"""The seam chiplib -> dse: one record a chip, in one precision."""
+
+
+def chip_features(chips: Sequence[ChipType], precision: Precision) -> NDArray[np.void]:
+    """Return the record array [C] of CHIP_FEATURES for `chips` at `precision`."""
+    return np.array([_features(chip, precision) for chip in chips], CHIP_FEATURES)
+
+
+@cache
+def _features(chip: ChipType, precision: Precision) -> tuple[float, ...]:
+    """Return one record of CHIP_FEATURES."""
+    supported = chip.supports(precision)
+    row = {
+        "peak_flops": chip.peak_flops.get(precision, 0.0),
+        "vector_flops": vector_flops(chip),
+        "peak_bw": chip.peak_bw,
+        "achievable": chip.achievable,
+        "achievable_bw": chip.achievable_bw,
+        "memory_bytes": chip.mem_gb * 1e9,
+        "sram_bytes": (chip.sram_mb or 0.0) * 1e6,
+        "pj_per_flop": pj_per_flop(chip, precision) if supported else 0.0,
+        "pj_per_byte": pj_per_byte(chip),
+        "static_w": static_w(chip),
+        "tdp_w": chip.tdp_w,
+        "area_mm2": chip.area_mm2,
+        "node_nm": chip.node_nm or 0.0,
+        "supported": supported,
+    }
+    return tuple(row[name] for name in CHIP_FEATURES.names or ())
+
+
+def vector_flops(chip: ChipType) -> float:
+    """Peak of the vector units, op/s: as given, else the fp32 peak, else the lowest peak on the datasheet."""
+    if chip.vector_flops is not None:
+        return chip.vector_flops
+    return chip.peak_flops.get(Precision.FP32, min(chip.peak_flops.values()))
