@@ -44,7 +44,7 @@ def cost_info(run: Run) -> CostInfo:
             panels.append(MemoryPanel(title=title, times_ms=times, live_mb=live, capacity_mb=chip.memory_mb))
     return CostInfo(
         cost=_bars("cost", "Cost [USD]", detail.cost, "cost_usd", 3),
-        energy=_bars("energy", "Energy of one batch [mJ]", detail.energy, "energy_mj", 2),
+        energy=_bars("energy", "Energy of one sample [mJ]", detail.energy, "energy_mj", 2),
         memory=MemoryPlot(panels=panels, end_ms=end) if panels else None,
         disagreements=tuple(disagreements),
     )
@@ -68,7 +68,7 @@ def draw_costs(info: CostInfo) -> list[Block]:
         blocks.append(Figure(svg=draw_bars(info.cost), caption="Cost of one system in US dollars, by item."))
     if info.energy is not None:
         blocks.append(
-            Figure(svg=draw_bars(info.energy), caption="Energy of one batch in millijoules, by where it goes.")
+            Figure(svg=draw_bars(info.energy), caption="Energy of one sample in millijoules, by where it goes.")
         )
     if info.memory is not None:
         caption = (
