@@ -55,6 +55,11 @@ class SegmentCosts:
     refusals: tuple[Refusal, ...]  # every reason for what is not allowed
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What messages call the segments: number and module."""
+        return tuple(f"{segment.id} ({segment.name})" if segment.name else str(segment.id) for segment in self.segments)
+
+    @cached_property
     def column(self) -> dict[str, int]:
         """Chip name -> its column."""
         return {chip.name: index for index, chip in enumerate(self.chips)}
@@ -181,6 +186,7 @@ class CostTable:
             latency_weight=latency_weight,
             energy_weight=energy_weight,
             contiguous=contiguous,
+            names=self.costs.names,
         )
 
 

@@ -56,8 +56,9 @@ class Study(StudyFile):
             if not path.exists():
                 names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
                 raise DseError(f"no study {str(study)!r}", f"a path to a YAML file, or one that ships: {names}")
-        data = read_yaml(path, error=DseError)
-        return validate(data, cls, str(path), error=DseError)
+        loaded = validate(read_yaml(path, error=DseError), cls, str(path), error=DseError)
+        beside = path.parent / loaded.library  # a path in a study is seen from the study's folder
+        return replace(loaded, library=str(beside)) if beside.is_file() else loaded
 
     @cached_property
     def _library(self) -> ChipLibrary:

@@ -173,6 +173,7 @@ class Sweep:
             "evaluated": len(self.rows),
             "failed": sum(row["status"] == "failed" for row in self.rows.values()),
             "unmapped": sum(row["status"] == "unmapped" for row in self.rows.values()),
+            "ruled_out": int((state.possible & ~state.mapped).sum()) - state.open_unmapped,
             "open_unmapped": state.open_unmapped,
             "epsilon": state.epsilon,
             "epsilon_basis": self._basis(),
@@ -198,6 +199,8 @@ class Sweep:
         if self.objectives.unbounded:
             names = ", ".join(self.objectives.unbounded)
             return f"Nothing is proven: there is no lower bound for {names}."
+        if not self.search_state.possible.any():
+            return "Nothing is proven: no design of the space can be mapped."
         if self.search_state.epsilon is None:
             return "Nothing is proven yet: some designs are neither mapped nor bounded by a point that costs no more."
         return (

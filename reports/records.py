@@ -75,6 +75,7 @@ class Summary:
     infeasible: int | None = None
     evaluated: int | None = None
     failed: int | None = None
+    ruled_out: int | None = None
     open_unmapped: int | None = None
     epsilon: float | None = None
     epsilon_basis: str = ""

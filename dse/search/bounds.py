@@ -110,10 +110,33 @@ def _possible(costs: TypeCosts, counts: NDArray[np.int16]) -> tuple[NDArray[np.b
     total = costs.resident_bytes.sum()
     capacity = counts @ costs.capacity_bytes
     reason = np.full(len(counts), "", object)
-    reason[~one_by_one] = f"memory: one segment needs up to {need.max() / 1e6:,.0f} MB on one chip"
-    reason[capacity < total] = f"memory: weights and boundary tensors need {total / 1e6:,.0f} MB in all"
-    reason[~deployable] = "deployability: no chip of the design can run some segment at this precision"
+    if (failing := deployable & ~one_by_one).any():
+        room = np.where(present[failing][:, None, :] & costs.allowed, costs.capacity_bytes, 0.0).max(2)  # [D', K]
+        nearest = int((need - room).max(1).argmin())  # the design that misses least, by its worst segment
+        segment = int((need - room[nearest]).argmax())
+        demand, has = need[segment], room[nearest, segment]
+        reason[failing] = (
+            f"memory: segment {segment} needs {_mb(demand)} on one chip, the roomiest of these designs has "
+            f"{_mb(has)}, {_mb(demand - has)} too little; finer segments, a smaller precision, "
+            "or chips with more memory"
+        )
+    if (failing := capacity < total).any():
+        has = capacity[failing].max()
+        reason[failing] = (
+            f"memory: weights and boundary tensors need {_mb(total)} in all, the roomiest of these designs has "
+            f"{_mb(has)}, {_mb(total - has)} too little; more chips, a smaller precision, or chips with more memory"
+        )
+    if (~deployable).any():
+        runs = (present[~deployable] @ costs.allowed.T.astype(np.int64) > 0).all(0)
+        reason[~deployable] = (
+            f"deployability: no chip of the design runs some segment ({int((~runs).sum())} of {len(runs)} segments "
+            "are concerned) at this precision; a chip with the missing operator or precision beside them"
+        )
     return deployable & one_by_one & (capacity >= total), reason
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _masked(values: NDArray[np.float64], allowed: NDArray[np.bool_]) -> NDArray[np.float64]:

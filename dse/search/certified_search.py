@@ -51,7 +51,7 @@ class CertifiedSearch:
     @property
     def epsilon(self) -> float | None:
         """Proven over all designs, the mapped ones included; None where nothing finite is proven."""
-        if self.objectives.unbounded:
+        if self.objectives.unbounded or not self.possible.any():
             return None
         worst = float(self.epsilons.max(initial=0.0))
         return worst if np.isfinite(worst) else None

@@ -116,11 +116,8 @@ def _accounted(summary: Summary) -> str:
     if summary.open_unmapped is not None:
         open_ = number(summary.open_unmapped) if summary.open_unmapped else "none"
         text += f", and {open_} {'are' if (summary.open_unmapped or 0) > 1 else 'is'} still open"
-    known = (summary.designs, summary.evaluated, summary.infeasible, summary.open_unmapped)
-    if all(value is not None for value in known):
-        rest = (summary.designs or 0) - sum(value or 0 for value in known[1:])
-        if rest > 0:
-            text += f"; lower bounds alone ruled out the other {number(rest)}"
+    if summary.ruled_out:
+        text += f"; lower bounds alone ruled out the other {number(summary.ruled_out)}"
     return text + "."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,3 +228,33 @@ def test_a_wrong_study_is_refused_with_the_word_that_is_wrong(old: str, new: str
         Study.load("wrong.yaml").run("runs/wrong")
     assert hasattr(caught.value, "hint")
     assert not Path("runs/wrong/summary.json").exists()
+
+
+def test_a_library_is_found_beside_the_study(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "mine.yaml").write_text(
+        "chip_types:\n  - {name: only, peak_flops: 1.0e+12, peak_bw: 1.0e+11, mem_gb: 1, area_mm2: 100, width_mm: 10, "
+        "height_mm: 10, tdp_w: 20}\n"
+    )
+    (workplace / "mine_study.yaml").write_text(
+        "name: mine\nworkload: tiny_net:net\nlibrary: mine.yaml\nobjectives: [latency_ms, cost_usd]\n"
+        "space: {max_chips: 2, packages: [substrate_1x2]}\n"
+    )
+    study = Study.load(workplace / "mine_study.yaml")
+    assert study.run(workplace / "runs/mine").summary["designs"] == 2
+
+
+def test_memory_that_nothing_satisfies_says_how_much_is_missing(workplace: Path) -> None:
+    (workplace / "small.yaml").write_text(
+        "chip_types:\n  - {name: tiny, peak_flops: 1.0e+12, peak_bw: 1.0e+11, mem_gb: 0.0005, area_mm2: 100, "
+        "width_mm: 10, height_mm: 10, tdp_w: 20}\n"
+    )
+    (workplace / "tight.yaml").write_text(STUDY.replace("library: chiplets", "library: small.yaml").split("space:")[0])
+    summary = Study.load("tight.yaml").run("runs/tight").summary
+    assert (summary["evaluated"], summary["front"], summary["epsilon"]) == (0, [], None)
+    assert summary["infeasible"] == summary["designs"]
+    assert summary["infeasible_reasons"]
+    for reason in summary["infeasible_reasons"]:
+        needs, has, short = (float(word) for word in re.findall(r"([\d.]+) MB", reason))
+        assert reason.startswith("memory: ")
+        assert "chips with more memory" in reason
+        assert short == pytest.approx(needs - has, abs=0.11)

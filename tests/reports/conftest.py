@@ -372,6 +372,7 @@ def build_run(
         "infeasible": infeasible,
         "evaluated": len(rows) - infeasible,
         "failed": 0,
+        "ruled_out": 630,
         "open_unmapped": 1110,
         "epsilon": 0.062,
         "epsilon_basis": "half-planes of the contention-free chain bound, all designs",
