@@ -11,6 +11,8 @@ from inspect import isabstract
 from typing import ClassVar, TypeVar
 from warnings import warn
 
+import numpy as np
+
 from solvers.errors import SolverError
 
 ENTRY_POINTS = "chipfront.solvers"
@@ -53,6 +55,14 @@ def discover(base: type[Solver], package: str) -> dict[str, type[Solver]]:
         if isinstance(getattr(solver, "name", None), str) and not isabstract(solver):
             found[solver.name] = solver
     return dict(sorted(found.items()))
+
+
+def check_limits(deadline_s: float, seed: int) -> None:
+    """Raise SolverError for a deadline that is not positive, or a seed that not every solver's generator takes."""
+    if not deadline_s > 0:
+        raise SolverError(f"deadline_s is {deadline_s}", "a positive number of seconds")
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise SolverError(f"seed is {seed!r}", "a whole number from 0 to 2**32 - 1")
 
 
 def create(solvers: Dict[str, type[Solver]], name: str, kind: str) -> Solver:

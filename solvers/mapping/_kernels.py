@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from solvers.mapping.feasibility import room_bytes, runnable
 from solvers.mapping.problem import MappingProblem
 
+# Of all bytes. Without it, bytes that lack only by rounding get a price without end, and a bound above the optimum.
+ROUNDING = 1e-12
+
 
 class Arrays(NamedTuple):
     """A MappingProblem for compiled code: edges sorted by target, zeros (never inf or nan) where a cell is not ok."""
@@ -30,7 +33,7 @@ class Arrays(NamedTuple):
     resident: NDArray[np.float64]  # [K]
     workspace: NDArray[np.float64]  # [K]
     capacity: NDArray[np.float64]  # [S]
-    room: NDArray[np.float64]  # [S] upper bound on resident bytes, at most their total
+    room: NDArray[np.float64]  # [S] upper bound on resident bytes, at most their total, and a little for rounding
     static_w: float
     serial: bool
     contiguous: bool
@@ -42,6 +45,7 @@ def arrays(problem: MappingProblem) -> Arrays:
     order = np.argsort(problem.edges[:, 1], kind="stable")
     first = np.zeros(problem.segments + 1, dtype=np.int64)
     np.cumsum(np.bincount(problem.edges[:, 1], minlength=problem.segments), out=first[1:])
+    total = problem.resident_bytes.sum()
     uses = problem.route_links.reshape(problem.slots**2, -1)
     hop_first = np.zeros(len(uses) + 1, dtype=np.int64)
     np.cumsum(uses.sum(axis=1), out=hop_first[1:])
@@ -61,7 +65,7 @@ def arrays(problem: MappingProblem) -> Arrays:
         resident=np.ascontiguousarray(problem.resident_bytes, dtype=np.float64),
         workspace=np.ascontiguousarray(problem.workspace_bytes, dtype=np.float64),
         capacity=np.ascontiguousarray(problem.capacity_bytes, dtype=np.float64),
-        room=np.minimum(room_bytes(problem, ok), problem.resident_bytes.sum()),
+        room=np.minimum(room_bytes(problem, ok), total) + ROUNDING * (total + problem.workspace_bytes.max()),
         static_w=float(problem.static_w),
         serial=problem.regime == "serial",
         contiguous=bool(problem.contiguous),

@@ -96,7 +96,7 @@ def stage_limits(allowed, resident, workspace, capacity):  # type: ignore[no-unt
             while b < segments and allowed[b, s]:
                 held += resident[b]
                 largest = max(largest, workspace[b])
-                if held + largest > capacity[s] * (1 + 1e-12):
+                if held + largest > capacity[s]:
                     break
                 b += 1
             limit[s, a] = b

@@ -20,7 +20,7 @@ from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.feasibility import runnable
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, mapping_solver
+from solvers.mapping.solver import MappingSolver, Request, mapping_solver
 from solvers.mapping.symmetry import canonical, interchangeable_slots
 
 if TYPE_CHECKING:
@@ -46,22 +46,14 @@ class CpSat(MappingSolver):
     def __init__(self, deterministic_s: float | None = None) -> None:
         self.deterministic_s = deterministic_s
 
-    def solve(
-        self,
-        problem: MappingProblem,
-        *,
-        deadline_s: float = 10.0,
-        seed: int = 0,
-        warm_start: NDArray[np.int64] | None = None,
-    ) -> Mapping:
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the better of the warm start and what the search finds; see MappingSolver."""
-        started = perf_counter()
+        started, deadline_s = request.started, request.deadline_s
         bound, relaxed = bound_and_start(problem)
-        start = best_of(problem, [warm_start, relaxed])
-        if warm_start is None and np.isfinite(bound):
-            for name in ("pipeline_dp", "local_search") if problem.contiguous else ("local_search",):
-                found = mapping_solver(name).solve(problem, deadline_s=deadline_s / 8, seed=seed, warm_start=start)
-                start, bound = found.assignment if len(found.assignment) else start, max(bound, found.lower_bound)
+        start = best_of(problem, [request.warm_start, relaxed])
+        for name in _heuristics(problem) if np.isfinite(bound) else ():
+            found = mapping_solver(name).solve(problem, deadline_s=deadline_s / 8, seed=request.seed, warm_start=start)
+            start, bound = found.assignment if len(found.assignment) else start, max(bound, found.lower_bound)
         history: list[Incumbent] = []
         best = float(evaluate(problem, start).objective[0]) if start is not None else np.inf
         if start is not None:
@@ -82,9 +74,9 @@ class CpSat(MappingSolver):
             return answer_of(start, bound)
         model = _Model(problem, start, bound, best)
         status, answer, proven = model.solve(
-            deadline_s=deadline_s - (perf_counter() - started),
+            deadline_s=request.left_s,
             deterministic_s=self.deterministic_s,
-            seed=seed,
+            seed=request.seed,
             on_incumbent=lambda a, b: history.append(
                 Incumbent(
                     wall_s=perf_counter() - started,
@@ -100,6 +92,11 @@ class CpSat(MappingSolver):
         if status == "OPTIMAL" and mapping.status == "feasible" and mapping.gap <= OPTIMAL_GAP:
             return replace(mapping, status="optimal")
         return mapping
+
+
+def _heuristics(problem: MappingProblem) -> tuple[str, ...]:
+    """Solvers whose answer the search starts from: the better it is, the finer the ticks and the smaller the model."""
+    return ("pipeline_dp", "local_search") if problem.contiguous else ("local_search",)
 
 
 def _variables(problem: MappingProblem) -> int:
@@ -157,8 +154,12 @@ class _Model:
         self.cp.minimize(total)
 
     def _ticks(self, cost: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Costs in units of the objective -> ticks, rounded down (the scale is a power of two: exact but for that)."""
-        return np.floor(cost * self.scale).astype(np.int64)
+        """Costs in units of the objective -> ticks, rounded down (the scale is a power of two: exact but for that).
+
+        What alone exceeds the best mapping known costs one tick more than that: it is out either way, and larger
+        numbers would overflow.
+        """
+        return np.floor(np.minimum(cost * self.scale, self.horizon + 1)).astype(np.int64)
 
     def _bool(self, k: int, s: int) -> cp_model.IntVar:
         x = self.cp.new_bool_var(f"x{k},{s}")
@@ -318,7 +319,7 @@ class _Model:
 
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
-        solver.parameters.random_seed = seed
+        solver.parameters.random_seed = seed % 2**31  # CP-SAT takes 31 bits
         solver.parameters.max_time_in_seconds = max(deadline_s, 0.01)
         # OR-tools 9.15.6755 proves wrong optima in presolve (its issue 5293): of random problems compared with brute
         # force, 3 of 1,145 at 2**30 ticks and 12 of 171 at 2**40; none without it, and the search is no slower.

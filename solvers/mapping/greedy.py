@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from solvers.mapping.bounds import lower_bound
 from solvers.mapping.evaluate import best_of, finish
 from solvers.mapping.problem import Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver
+from solvers.mapping.solver import MappingSolver, Request
 
 if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
@@ -29,20 +28,12 @@ class Greedy(MappingSolver):
     name = "greedy"
     required_modules = ("numba",)
 
-    def solve(
-        self,
-        problem: MappingProblem,
-        *,
-        deadline_s: float = 10.0,
-        seed: int = 0,
-        warm_start: NDArray[np.int64] | None = None,
-    ) -> Mapping:
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the greedy mapping, or the warm start where that is better. Takes well under any deadline."""
         from solvers.mapping._kernels import arrays
 
-        started = perf_counter()
-        found = best_of(problem, [greedy_assignment(problem, arrays(problem), seed=seed), warm_start])
-        return finish(problem, found, lower_bound=lower_bound(problem), solver=self.name, started=started)
+        found = best_of(problem, [greedy_assignment(problem, arrays(problem), seed=request.seed), request.warm_start])
+        return finish(problem, found, lower_bound=lower_bound(problem), solver=self.name, started=request.started)
 
 
 def greedy_assignment(problem: MappingProblem, compiled: Arrays, *, seed: int = 0) -> NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ from solvers.mapping.bounds import bounds_and_starts
 from solvers.mapping.evaluate import PROVEN, as_batch, evaluate, finish
 from solvers.mapping.greedy import greedy_assignment
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver
+from solvers.mapping.solver import MappingSolver, Request
 
 if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
@@ -48,24 +48,17 @@ class LocalSearch(MappingSolver):
         self.rounds = rounds
         self.moves_per_segment = moves_per_segment
 
-    def solve(
-        self,
-        problem: MappingProblem,
-        *,
-        deadline_s: float = 10.0,
-        seed: int = 0,
-        warm_start: NDArray[np.int64] | None = None,
-    ) -> Mapping:
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, or at the deadline between rounds."""
         from solvers.mapping import _annealing
         from solvers.mapping._kernels import arrays
 
-        started = perf_counter()
+        started, seed = request.started, request.seed
         compiled = arrays(problem)
         weight = np.array([problem.latency_weight, problem.energy_weight])
         bounds, starts = bounds_and_starts(problem, weight[None], compiled)
         bound = float(bounds[0])
-        candidates = as_batch(problem, warm_start, *starts, *simple_starts(problem, compiled, seed))
+        candidates = as_batch(problem, request.warm_start, *starts, *simple_starts(problem, compiled, seed))
         chosen, value = _annealing.best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
@@ -75,7 +68,7 @@ class LocalSearch(MappingSolver):
         moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
         hot = start_temperature(problem, moves)
         for turn in range(self.rounds):
-            if bound >= value * PROVEN or perf_counter() - started > deadline_s:
+            if bound >= value * PROVEN or request.left_s <= 0:
                 break
             after, _ = _annealing.anneal(
                 compiled,

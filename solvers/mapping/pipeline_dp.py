@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.problem import Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver
+from solvers.mapping.solver import MappingSolver, Request
 from solvers.mapping.symmetry import interchangeable_slots
 
 if TYPE_CHECKING:
@@ -58,19 +58,11 @@ class PipelineDP(MappingSolver):
     contiguous_only = True
     required_modules = ("numba",)
 
-    def solve(
-        self,
-        problem: MappingProblem,
-        *,
-        deadline_s: float = 10.0,
-        seed: int = 0,
-        warm_start: NDArray[np.int64] | None = None,
-    ) -> Mapping:
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best of the stages found and the warm start; see MappingSolver."""
-        started = perf_counter()
-        until = started + deadline_s
+        until = request.started + request.deadline_s
         bound, relaxed = bound_and_start(problem)
-        candidates = [warm_start, relaxed]
+        candidates = [request.warm_start, relaxed]
         groups = interchangeable_slots(problem)
         complete = _tractable(problem.segments, groups)
         if np.isfinite(bound):
@@ -83,7 +75,7 @@ class PipelineDP(MappingSolver):
                     candidates += _solve(problem, groups, _used_counts(groups), until, optimistic=False)[1]
             else:
                 alone = [[slot] for slot in range(problem.slots)]
-                for order in _orders(problem, seed):
+                for order in _orders(problem, request.seed):
                     candidates += _solve(problem, alone, _in_order(order), until, optimistic=False)[1]
                     if perf_counter() > until:
                         break
@@ -93,7 +85,7 @@ class PipelineDP(MappingSolver):
             everything = _all_contiguous(problem)
             if everything is not None:
                 answer, proven = best_of(problem, [answer, everything]), True
-        return finish(problem, answer, lower_bound=bound, solver=self.name, started=started, exact=proven)
+        return finish(problem, answer, lower_bound=bound, solver=self.name, started=request.started, exact=proven)
 
 
 def _tractable(segments: int, groups: list[list[int]]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,10 @@ class MappingProblem:
 
     def __post_init__(self) -> None:
         k, s = self.compute_ms.shape
+        if not (k and s):
+            raise SolverError(f"a problem of {k} segments and {s} slots", "at least one of each")
+        if self.regime not in get_args(Regime):
+            raise SolverError(f"no regime is called {self.regime!r}", f"one of {', '.join(get_args(Regime))}")
         shapes = {
             "energy_mj": (k, s),
             "edges": (len(self.edge_bytes), 2),
@@ -95,10 +99,11 @@ class MappingProblem:
                 raise SolverError(f"{name} is not zero on its diagonal", "a slot reaches itself at no cost")
         if not (np.isfinite(self.static_w) and self.static_w >= 0):
             raise SolverError(f"static_w is {self.static_w}", "zero or more")
-        if self.latency_weight < 0 or self.energy_weight < 0 or self.latency_weight + self.energy_weight == 0:
+        weights = self.latency_weight, self.energy_weight
+        if not (np.isfinite(weights).all() and min(weights) >= 0 and max(weights) > 0):
             raise SolverError(
-                f"weights ({self.latency_weight}, {self.energy_weight}) do not make an objective",
-                "both at least zero, not both zero",
+                f"weights {weights} do not make an objective",
+                "both finite and at least zero, not both zero",
             )
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem
 from solvers.mapping.solver import mapping_solver
 
@@ -22,12 +21,6 @@ def solve_mapping(
 
     `warm_start` [K] is a mapping to start from; the answer is never worse than it where it is legal.
 
-    Raises SolverError for a solver that does not exist, lacks a module or does not do the problem's regime, a deadline
-    that is not positive, and a warm start that names slots that do not exist.
+    Raises SolverError for a solver that does not exist or lacks a module, and for what MappingSolver.solve refuses.
     """
-    found = mapping_solver(solver)
-    if problem.regime not in found.regimes:
-        raise SolverError(f"solver {solver!r} does not do the {problem.regime} regime", f"it does {found.regimes}")
-    if not deadline_s > 0:
-        raise SolverError(f"deadline_s is {deadline_s}", "a positive number of seconds")
-    return found.solve(problem, deadline_s=deadline_s, seed=seed, warm_start=warm_start)
+    return mapping_solver(solver).solve(problem, deadline_s=deadline_s, seed=seed, warm_start=warm_start)

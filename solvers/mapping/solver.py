@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping as Dict
+from dataclasses import dataclass
 from functools import cache
+from time import perf_counter
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem, Regime
-from solvers.registry import NamedSolver, create, discover
+from solvers.registry import NamedSolver, check_limits, create, discover
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """How an answer is asked for, checked."""
+
+    started: float  # perf_counter() when the solver was called
+    deadline_s: float  # after that
+    seed: int  # 0 to 2**32 - 1
+    warm_start: NDArray[np.int64] | None  # [K] a mapping to start from, legal or not
+
+    @property
+    def left_s(self) -> float:
+        """Time left, negative once it is over."""
+        return self.started + self.deadline_s - perf_counter()
 
 
 class MappingSolver(NamedSolver, ABC):
     """A way to solve a MappingProblem.
 
-    A solver states what it can do in class attributes. It never returns less than its warm start, never loses its
-    incumbent at the deadline, and with the same seed and `deterministic` limits gives the same answer.
+    A solver states what it can do in class attributes. It never answers worse than a legal warm start, never loses its
+    incumbent at the deadline, and with the same seed gives the same answer unless the deadline cuts it short.
     """
 
     regimes: ClassVar[tuple[Regime, ...]] = ("serial", "pipelined")
     exact: ClassVar[bool] = False  # proves optimality on small problems, given time
     contiguous_only: ClassVar[bool] = False  # what it proves, it proves of contiguous mappings only
 
-    @abstractmethod
     def solve(
         self,
         problem: MappingProblem,
@@ -34,7 +51,24 @@ class MappingSolver(NamedSolver, ABC):
         seed: int = 0,
         warm_start: NDArray[np.int64] | None = None,
     ) -> Mapping:
-        """Return the best mapping found until the deadline, with a lower bound on the objective."""
+        """Return the best mapping found until the deadline, with a lower bound on the objective.
+
+        Raises SolverError for a problem of a regime that the solver does not do, a deadline that is not positive, a
+        seed that is not a whole number from 0 to 2**32 - 1, and a warm start that names slots that do not exist.
+        """
+        started = perf_counter()
+        if problem.regime not in self.regimes:
+            raise SolverError(
+                f"solver {self.name!r} does not do the {problem.regime} regime", f"it does {', '.join(self.regimes)}"
+            )
+        check_limits(deadline_s, seed)
+        return self.search(
+            problem, Request(started=started, deadline_s=deadline_s, seed=int(seed), warm_start=warm_start)
+        )
+
+    @abstractmethod
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
+        """Find the answer of `solve`; `evaluate.finish` makes it, and checks it."""
 
 
 @cache

@@ -109,13 +109,26 @@ def test_cp_sat_equals_brute_force(**setting: object) -> None:
     # Any legal mapping as the warm start, so that the search has something to find and to prove.
     everything, values = every_mapping(problem)
     legal = everything[np.isfinite(values)]
-    mapping = CpSat().solve(problem, warm_start=legal[int(setting["seed"]) % len(legal)] if len(legal) else None)  # type: ignore[call-overload]
+    start = legal[int(setting["seed"]) % len(legal)] if len(legal) else None  # type: ignore[call-overload]
+    with patch.object(cp_sat, "_heuristics", lambda _: ()):
+        mapping = CpSat().solve(problem, warm_start=start)
     if np.isinf(best):
         assert mapping.status == "infeasible"
     else:
         assert mapping.status == "optimal"
         assert mapping.objective == pytest.approx(best, rel=1e-9)
         assert mapping.lower_bound <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_magnitudes_far_apart_neither_overflow_nor_lose_precision(seed: int) -> None:
+    """Cells 1e15 times dearer than the optimum, and a warm start that takes them."""
+    problem = random_problem(seed, 5, 3, regime=("serial", "pipelined")[seed % 2], energy=seed % 4 > 1, tightness=0.1)
+    compute = np.where(np.arange(3) == 2, 1e9, 1e-6) * problem.compute_ms
+    problem = replace(problem, compute_ms=compute, allowed=np.ones((5, 3), dtype=bool))
+    mapping = CpSat().solve(problem, warm_start=np.full(5, 2))
+    assert mapping.status == "optimal"
+    assert mapping.objective == pytest.approx(brute_force(problem), rel=1e-6)
 
 
 @settings(max_examples=150, deadline=None)
@@ -173,13 +186,14 @@ def test_a_warm_start_in_any_labelling_of_like_slots_is_kept(contiguous: bool) -
     assert interchangeable_slots(problem) == [[0, 1, 2, 3]]
     warm = np.array([3, 3, 2, 2, 0, 0, 1, 1])
     claimed = float(evaluate(problem, warm).objective[0])
-    mapping = CpSat().solve(problem, warm_start=warm)
+    with patch.object(cp_sat, "_heuristics", lambda _: ()):
+        mapping = CpSat().solve(problem, warm_start=warm)
+        stopped = CpSat(deterministic_s=1e-6).solve(problem, warm_start=warm)
     assert np.isfinite(claimed) and mapping.objective <= claimed
     assert mapping.status == "optimal"
     best = CpSat().solve(problem)
     again = CpSat().solve(problem, warm_start=(3 - best.assignment))
     assert again.objective == pytest.approx(best.objective) and again.status == "optimal"
-    stopped = CpSat(deterministic_s=1e-6).solve(problem, warm_start=warm)
     assert stopped.objective <= claimed and stopped.lower_bound <= best.objective * (1 + 1e-9)
 
 
@@ -212,7 +226,8 @@ def test_too_little_memory_is_proven_and_explained() -> None:
 def test_a_proof_that_a_legal_mapping_refutes_is_dropped() -> None:
     problem = random_problem(7, 8, 4, regime="pipelined", twins=True, tightness=0.5)
     warm = np.array([3, 3, 2, 2, 0, 0, 1, 1])
-    with patch.object(cp_sat._Model, "solve", lambda *_, **__: ("OPTIMAL", None, 1e9)):
+    wrong = patch.object(cp_sat._Model, "solve", lambda *_, **__: ("OPTIMAL", None, 1e9))
+    with wrong, patch.object(cp_sat, "_heuristics", lambda _: ()):
         mapping = CpSat().solve(problem, warm_start=warm)
     assert mapping.status == "feasible"
     assert mapping.lower_bound <= CpSat().solve(problem).objective

@@ -104,3 +104,21 @@ def test_a_segment_that_can_run_nowhere_bounds_everything_by_infinity(random_pro
     for regime in ("serial", "pipelined"):
         problem = random_problem(3, segments=4, slots=2, regime=regime, allowed=np.zeros((4, 2), dtype=bool))
         assert lower_bound(problem) == np.inf
+
+
+def test_bytes_that_lack_by_rounding_have_no_price(random_problem):
+    """The slot holds 31.9268 bytes and the segment needs them all; 31.9268 - 31.8916 is not 0.0352 in float64."""
+    for resident, workspace in ((0.0353, 31.8916), (0.1, 0.7), (1e-9, 1e9 / 3)):
+        problem = random_problem(
+            0,
+            segments=1,
+            slots=2,
+            regime="pipelined",
+            compute_ms=np.array([[3.0, 2.0]]),
+            allowed=np.array([[True, True]]),
+            energy_mj=np.ones((1, 2)),
+            resident_bytes=np.array([resident]),
+            workspace_bytes=np.array([workspace]),
+            capacity_bytes=np.array([resident + workspace, 0.0]),
+        )
+        assert (lower_bounds(problem, np.array([[1.0, 0.0], [1.0, 1.0]])) <= [3.0, 4.0 + 3.0 * problem.static_w]).all()

@@ -124,3 +124,10 @@ def test_best_of_takes_the_best_legal_candidate():
     assert best_of(problem, [None, too_big, legal, better]).tolist() == better.tolist()
     assert best_of(problem, [too_big, None]) is None
     assert best_of(problem, []) is None
+
+
+def test_a_problem_that_makes_no_sense_is_refused():
+    nothing = {"compute_ms": np.empty((0, 2)), "energy_mj": np.empty((0, 2))}
+    for changes in ({"regime": "steady"}, {"latency_weight": np.nan}, {"energy_weight": np.inf}, nothing):
+        with pytest.raises(SolverError):
+            diamond(**changes)

@@ -110,6 +110,11 @@ def test_same_seed_same_answer(name, random_problem):
         assert (first.objective, first.lower_bound) == (second.objective, second.lower_bound)
 
 
+def test_any_seed_of_32_bits_will_do(name, random_problem):
+    problem = random_problem(1, segments=5, slots=3, regime="pipelined", contiguous=True, memory=0.5)
+    assert len(solve_mapping(problem, name, seed=2**32 - 1).assignment)
+
+
 def test_it_returns_at_the_deadline(name, random_problem):
     """Loosely: a solver that ignores its deadline would hang here, one that overshoots by seconds would not."""
     problem = random_problem(7, segments=120, slots=8, regime="pipelined", contiguous=True, memory=0.3)
@@ -136,12 +141,15 @@ def test_one_segment_one_slot_no_edges(name, random_problem):
         assert mapping.status == "optimal"
 
 
-def test_unknown_solver_and_bad_deadline(random_problem):
+def test_unknown_solver_bad_deadline_and_bad_seed(random_problem):
     problem = random_problem(0, memory=0.1)
     with pytest.raises(SolverError, match="no mapping solver is called 'greedi'"):
         solve_mapping(problem, "greedi")
     with pytest.raises(SolverError, match="deadline_s"):
         solve_mapping(problem, "greedy", deadline_s=0)
+    for seed in (-1, 2**32, 0.5):
+        with pytest.raises(SolverError, match="seed"):
+            solve_mapping(problem, "greedy", seed=seed)
 
 
 def test_vectorised_evaluation_agrees_on_large_answers(random_problem):
