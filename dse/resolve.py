@@ -19,6 +19,7 @@ from chiplib.package import Package, routes
 from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
 from dse.evaluate import Evaluator
 from dse.objectives import ENERGY, TIME, Objectives
+from dse.proxy.model import cost_model
 from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
@@ -27,6 +28,12 @@ from solvers.mapping.solver import mapping_solver
 
 if TYPE_CHECKING:
     from workloads import Reference, WorkloadGraph
+
+
+PRECISION_BASIS = (
+    "A precision sets peak, bytes and energy of every floating-point layer alike; what it does to the accuracy of the "
+    "model is not predicted."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,11 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         "chips": [_record(chip) for chip in types],
         "packages": [_record(package) for package in packages],
         "links": [_record(link) for link in {package.link.name: package.link for package in packages}.values()],
-        "basis": [asdict(statement) for statement in basis(types, packages)],
+        "basis": [
+            {"subject": f"latency: model {study.model}", "statement": cost_model(study.model).source, "source": ""},
+            {"subject": "precision", "statement": PRECISION_BASIS, "source": "assumed"},
+            *(asdict(statement) for statement in basis(types, packages)),
+        ],
     }
     text = json.dumps([workload, datasheets], sort_keys=True, default=str)
     return Resolved(

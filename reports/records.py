@@ -177,12 +177,22 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a figure of the run rests on, in a sentence."""
+
+    subject: str
+    statement: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
     """`library.json`: datasheets as plain mappings, because all of their fields are shown."""
 
     chips: list[dict[str, Any]] = field(default_factory=list)
     packages: list[dict[str, Any]] = field(default_factory=list)
     links: list[dict[str, Any]] = field(default_factory=list)
+    basis: list[Statement] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

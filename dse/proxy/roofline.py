@@ -22,7 +22,11 @@ class Roofline:
     """
 
     name: str = "roofline"
-    source: str = "Williams et al., CACM 52(4), 2009, with the achievable fraction of peak and bandwidth of each chip"
+    source: str = (
+        "Roofline (Williams et al., CACM 52(4), 2009): a layer takes the longer of its compute time, operations over "
+        "the reachable peak of the matrix or vector units, and its memory time, bytes, each moved once, over the "
+        "reachable bandwidth. Optimistic: no launch overhead, tile waste or cache miss beyond the reachable fractions."
+    )
 
     def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
         """Return the costs [N, C]. Matrix kinds run at `peak_flops`, the others at `vector_flops`."""

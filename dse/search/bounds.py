@@ -127,9 +127,9 @@ def _possible(costs: TypeCosts, counts: NDArray[np.int16]) -> tuple[NDArray[np.b
             f"{_mb(has)}, {_mb(total - has)} too little; more chips, a smaller precision, or chips with more memory"
         )
     if (~deployable).any():
-        runs = (present[~deployable] @ costs.allowed.T.astype(np.int64) > 0).all(0)
+        stuck = np.any(present[~deployable] @ costs.allowed.T.astype(np.int64) == 0, axis=0)
         reason[~deployable] = (
-            f"deployability: no chip of the design runs some segment ({int((~runs).sum())} of {len(runs)} segments "
+            f"deployability: no chip of the design runs some segment ({np.sum(stuck)} of {len(need)} segments "
             "are concerned) at this precision; a chip with the missing operator or precision beside them"
         )
     return deployable & one_by_one & (capacity >= total), reason

@@ -8,22 +8,10 @@ from typing import Any
 
 from reports.blocks import Block, Cell, Fold, Row, Table, Text, number_cell, text_cell
 from reports.format import count, number, percent, prefixed
-from reports.records import Environment, Workload
+from reports.records import Environment, Statement, Workload
 from reports.run import Problem, Run
 from reports.section import Section
 
-MODELS = {
-    "roofline": (
-        "The layer cost model is the roofline: a layer takes the longer of its compute time (operations over the "
-        "reachable peak of the matrix or vector units) and its memory time (bytes, each moved once, over the reachable "
-        "bandwidth). It is optimistic: no cache misses, tile waste or launch overhead beyond what the reachable "
-        "fractions state."
-    ),
-    "learned": (
-        "The layer cost model is learned from measured kernels: a predicted utilisation in (0, 1] on top of the "
-        "roofline, plus a launch overhead, so that a prediction never beats physics."
-    ),
-}
 COUNTINGS = {
     "fvcore": "counted by fvcore",
     "handle": "counted by an exact rule of ours",
@@ -50,6 +38,7 @@ class BasisInfo:
     """Everything that this section lists."""
 
     model: str
+    statements: Sequence[Statement]
     workload: Workload | None
     ledger: Sequence[LedgerRow]
     chips: Sequence[Mapping[str, Any]]
@@ -64,6 +53,7 @@ def basis_info(run: Run) -> BasisInfo:
     library = run.library
     return BasisInfo(
         model=run.summary.model if run.summary else "",
+        statements=library.basis if library else (),
         workload=run.workload,
         ledger=_ledger(run.workload),
         chips=library.chips if library else (),
@@ -103,10 +93,8 @@ def _ledger(workload: Workload | None) -> list[LedgerRow]:
 
 def draw_basis(info: BasisInfo) -> list[Block]:
     """Model, coverage, references, datasheets, environment, damage: in this order."""
-    blocks: list[Block] = []
-    if info.model:
-        blocks.append(Text(text=MODELS.get(info.model, f"The layer cost model is {info.model}.")))
-    blocks += [
+    blocks: list[Block] = [
+        *_statements(info),
         *_coverage(info),
         *_references(info.workload),
         *_datasheets(info),
@@ -114,6 +102,18 @@ def draw_basis(info: BasisInfo) -> list[Block]:
         *_damage(info.problems),
     ]
     return blocks
+
+
+def _statements(info: BasisInfo) -> list[Block]:
+    """What latency, energy and cost are computed from, in sentences with their sources."""
+    if not info.statements:
+        text = f"The layer cost model is {info.model}; " if info.model else ""
+        return [Text(text=f"{text}library.json does not say what the figures rest on.", tone="note")]
+    rows = [
+        Row(cells=[text_cell(item.subject), text_cell(item.statement), text_cell(item.source)])
+        for item in info.statements
+    ]
+    return [Table(columns=["Figure", "How it is computed", "Source"], rows=rows, caption="Models and assumptions.")]
 
 
 def _coverage(info: BasisInfo) -> list[Block]:

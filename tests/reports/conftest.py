@@ -137,7 +137,8 @@ def library(names: list[str]) -> dict[str, Any]:
         "source": "an interposer of our own",
         "assumed": ["spacing_mm"],
     }
-    return {"schema": 1, "chips": chips, "packages": [package], "links": [link]}
+    basis = [{"subject": "die cost", "statement": "Known good die <wafer / yield>.", "source": "Chiplet Actuary"}]
+    return {"schema": 1, "chips": chips, "packages": [package], "links": [link], "basis": basis}
 
 
 def metrics_of(latency_ms: float, energy_mj: float, cost_usd: float) -> dict[str, float]:

@@ -110,6 +110,7 @@ def test_summary_says_what_the_files_say(page: Page) -> None:
     assert "lower bounds alone ruled out the other 630" in text  # 2340 - 570 - 30 - 1110
     assert "within 6.20 % of it in every objective" in text
     assert "results/worker-0.jsonl" in text and "line 17" in text
+    assert "Known good die <wafer / yield>." in text and "Chiplet Actuary" in text
 
 
 def test_nothing_proven_is_said_plainly(make_run: Callable[..., Path]) -> None:
