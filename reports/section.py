@@ -6,7 +6,9 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar
+from warnings import warn
 
 import reports.sections
 from reports.blocks import Block
@@ -42,13 +44,17 @@ class Card:
 
 
 def all_sections() -> list[Section[Any]]:
-    """Every section found in reports/sections/, in the order of the page."""
+    """Every section of reports/sections/ and of the entry points `chipfront.report_sections`, in the page's order."""
     modules = [
         import_module(f"reports.sections.{found.name}") for found in pkgutil.iter_modules(reports.sections.__path__)
     ]
-    return sorted(
-        (module.SECTION for module in modules if hasattr(module, "SECTION")), key=lambda section: section.order
-    )
+    sections: list[Section[Any]] = [module.SECTION for module in modules if hasattr(module, "SECTION")]
+    for point in entry_points(group="chipfront.report_sections"):
+        try:
+            sections.append(point.load())
+        except Exception as error:
+            warn(f"report section {point.name} of {point.value} does not load: {error}", stacklevel=2)
+    return sorted(sections, key=lambda section: section.order)
 
 
 def draw_section(section: Section[Any], run: Run) -> Card:

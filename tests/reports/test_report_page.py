@@ -177,6 +177,26 @@ def test_the_policy_admits_exactly_the_scripts_of_the_page(shared_run: Path) -> 
     assert "default-src 'none'" in escapes.unescape(policy[1])
 
 
+def test_sections_come_from_outside_and_a_broken_one_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Section(key="theirs", title="Theirs", order=55, info=lambda run: None, draw=lambda info: [])
+
+    class Point:
+        def __init__(self, name: str, value: object) -> None:
+            self.name, self.value = name, value
+
+        def load(self) -> object:
+            if isinstance(self.value, Exception):
+                raise self.value
+            return self.value
+
+    points = [Point("broken", ImportError("no such module")), Point("theirs", theirs)]
+    monkeypatch.setattr("reports.section.entry_points", lambda group: points)
+    with pytest.warns(UserWarning, match="report section broken .* does not load: no such module"):
+        sections = all_sections()
+    assert theirs in sections
+    assert [section.order for section in sections] == sorted(section.order for section in sections)
+
+
 def test_a_section_that_raises_becomes_a_card(shared_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> list[object]:
         raise ZeroDivisionError(EVIL)
