@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from workloads.calls import Call, Count
 from workloads.errors import WorkloadError
-from workloads.flops import IDENTITIES, count
+from workloads.flops import IDENTITIES, count, looked_up
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
 from workloads.values import (
@@ -26,12 +26,13 @@ from workloads.values import (
     float_bytes,
     identity,
     itemsize,
+    spans,
     spec_of,
     specs_in,
     tensors_in,
     values_in,
     view_of,
-    weight_bytes,
+    weight_traffic,
     what_is_read,
 )
 
@@ -170,6 +171,9 @@ class Walker:
         index, made = len(self.layers), node.meta.get("val")
         outputs = tensors_in(made)
         weights, activations = what_is_read(inputs)
+        elements = looked_up(call) if call is not None else None  # a lookup's first argument is its table
+        traffic = weight_traffic(weights, inputs[0] if elements is not None else None, elements or 0)
+        parts = spans(weights)
         for storage, nbytes in activations.items():
             self._edge(storage.producer, index, nbytes)
         for value in written:  # what a partial update leaves of the tensor flows through it
@@ -190,8 +194,8 @@ class Walker:
                 macs=figures.macs,
                 flops=figures.flops,
                 parameters=sum(v.nbytes // itemsize(v.spec) for v in weights if v.storage.trainable),
-                weight_bytes=sum(v.nbytes for v in weights),
-                weights=weight_bytes(weights),
+                weight_bytes=traffic,
+                weights=parts,
                 input_bytes=sum(activations.values()),
                 output_bytes=sum(t.numel() * t.element_size() for t in outputs),
                 float_bytes=float_bytes([*map(spec_of, outputs), *(v.spec for v in inputs)]),
@@ -273,9 +277,9 @@ def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) ->
     that some layer reads.
     """
     inputs, input_shapes = _placeholders(program, module)
+    used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
     walker = Walker()
     walker.walk(program.graph_module, inputs)
-    used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
     read = {weight for layer in walker.layers for weight in layer.weights}
     edges = sorted(walker.edges)
     return WorkloadGraph(

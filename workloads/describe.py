@@ -57,7 +57,7 @@ def describe_layer(layer: Layer) -> dict[str, Any]:
         "weight_bytes": layer.weight_bytes,
         "input_bytes": layer.input_bytes,
         "output_bytes": layer.output_bytes,
-        "weights": dict(layer.weights),
+        "weights": {name: end - first for name, (first, end) in layer.weights.items()},
         "counting": layer.counting,
         "formula": layer.formula,
         "seq_len": layer.seq_len,

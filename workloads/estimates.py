@@ -96,6 +96,11 @@ def _istft(call: Call) -> Count:
     return estimate(OperatorKind.FFT, flops, "frames (5 N log2 N + 3 N for window and overlap-add)")
 
 
+def _embedding_bag(call: Call) -> Count:
+    rows, width = call.tensor("indices").numel, call.tensor("weight").shape[-1]
+    return estimate(OperatorKind.EMBEDDING, rows * width, "1 per element of each row that is looked up")
+
+
 def _cdist(call: Call) -> Count:
     width = call.tensor("x1").shape[-1]
     return estimate(OperatorKind.OTHER, 3 * width * call.output.numel, "3 d per pair")
@@ -145,7 +150,7 @@ ESTIMATES: dict[str, Rule] = {
     **named("nll_loss nll_loss_nd", reduction(1)),
     **named("cross_entropy_loss", reduction(6)),  # log-softmax, product
     **named("scatter_add scatter_reduce index_add index_reduce", reduction(1)),
-    **named("embedding_bag _embedding_bag", elementwise()),
+    **named("embedding_bag _embedding_bag", _embedding_bag),
     **named("col2im", reduction(1)),
     **named("sort argsort topk kthvalue median nanmedian mode unique_dim", _sorting),
     **named("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d", _window_pool),

@@ -250,7 +250,7 @@ RULES: dict[str, Rule] = {
     **named("upsample_nearest2d upsample_bilinear2d grid_sampler", fvcore_or(OperatorKind.OTHER, 4)),
     **ESTIMATES,
     # movement
-    **named("embedding", moved(OperatorKind.EMBEDDING)),
+    "embedding": moved(OperatorKind.EMBEDDING),
     **named(
         "cat concat concatenate stack hstack vstack dstack clone contiguous reshape flatten unflatten view_as", moved()
     ),
@@ -277,6 +277,17 @@ IDENTITIES = frozenset(
     ["dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "lift", "lift_fresh", "requires_grad"]
 )
 """Operators that hand their input on unchanged in evaluation, whatever their output's storage."""
+
+
+GATHERS = frozenset(["index_select", "index", "_unsafe_index", "gather", "take", "take_along_dim"])
+"""Operators that read no more of their first argument than they write."""
+
+
+def looked_up(call: Call) -> int | None:
+    """Return how many elements a lookup reads of its table at most, rows asked for twice counted twice, else None."""
+    if call.operator in ("embedding", "embedding_bag", "_embedding_bag"):
+        return call.tensor("indices").numel * call.tensor("weight").shape[-1]
+    return call.output.numel if call.operator in GATHERS else None
 
 
 def count(call: Call) -> Count:

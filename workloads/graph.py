@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON that `WorkloadGraph.to_json` writes."""
 
 
@@ -57,8 +57,11 @@ class Layer:
     2 x `macs` where `macs` is not zero, else the operations of the estimate named in `formula`.
     Bytes are at the traced dtype: numel x itemsize. `float_bytes` is the size of one real number of the floating
     values (4 for float32 and complex64; 0 where all values are integers), by which cost models rescale to another
-    precision. `weights` are the parameters and buffers that the layer reads itself, by their first name in the model:
-    layers that share one (tied weights, a module called twice) name it alike.
+    precision.
+
+    Traffic and memory of weights differ: `weight_bytes` is what the layer reads of them, of a table only the rows that
+    are looked up; `weights` is what has to lie in memory for that, as the first byte and the end of the part in use of
+    each parameter or buffer, by its first name in the model (layers that share one name it alike).
     """
 
     name: str  # unique in the graph
@@ -73,7 +76,7 @@ class Layer:
     flops: int = 0
     parameters: int = 0
     weight_bytes: int = 0
-    weights: Mapping[str, int] = field(default_factory=dict)  # name -> bytes read of it
+    weights: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # name -> first byte and end of what is used
     input_bytes: int = 0  # activations read
     output_bytes: int = 0  # activations written
     float_bytes: int = 4
@@ -88,6 +91,11 @@ class Layer:
     def bytes(self) -> int:
         """All bytes that the layer must move once: weights, inputs and outputs."""
         return self.weight_bytes + self.input_bytes + self.output_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of weights that have to lie in memory while the layer runs: of a table all rows."""
+        return sum(end - first for first, end in self.weights.values())
 
 
 LAYER_FEATURES = np.dtype(
@@ -115,7 +123,7 @@ class WorkloadGraph:
 
     `edges` [E, 2] are pairs (producer, consumer) of layer indices; `edge_bytes` [E] is what the consumer reads of the
     producer's output (a slice counts as the slice; what a partial in-place update leaves unchanged flows through it).
-    `parameters` and `weight_bytes` count a tied weight once.
+    `parameters` and `weight_bytes` (of all parameters and buffers that a layer uses, whole) count a tied weight once.
     `aliases` and `refused` count operator calls by name: views that became edges, and operators not understood.
     """
 
@@ -176,7 +184,14 @@ class WorkloadGraph:
             if record.pop("schema") != SCHEMA:
                 raise ValueError("another schema")
             layers = tuple(
-                Layer(**row | {"kind": OperatorKind(row["kind"]), "output_shape": tuple(row.get("output_shape", ()))})
+                Layer(
+                    **row
+                    | {
+                        "kind": OperatorKind(row["kind"]),
+                        "output_shape": tuple(row.get("output_shape", ())),
+                        "weights": {name: (first, end) for name, (first, end) in row.get("weights", {}).items()},
+                    }
+                )
                 for row in record["layers"]
             )
             return cls(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
 from workloads.errors import WorkloadError
-from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.graph import KIND_CODES, Layer, OperatorKind, WorkloadGraph
 from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
 
 SEGMENT_SIZE = 4
@@ -44,7 +44,7 @@ class Segment:
     name: str = ""  # from the module paths of its layers
     macs: float = 0.0
     attn_flops_ratio: float = 0.0  # FLOPs of attention_layers
-    weight_bytes: float = 0.0  # a weight that several of its layers read alike counts once
+    weight_bytes: float = 0.0  # kept in memory; what several of its layers use of a weight counts once
     workspace_bytes: float = 0.0  # peak of live activations while it runs, its inputs and outputs included
 
 
@@ -82,8 +82,9 @@ class SegmentGraph(Sequence[Segment]):
         """Return the same segments at another batch and precision.
 
         Operations and activations grow with the batch: dimension 0 of every activation is taken to be the batch.
-        Weights do not. What is floating takes `float_bytes` a real number instead of the layer's own; the tensors of
-        layers without floating values keep their size. Marks of fine splitting are kept.
+        Weights do not, but for the rows that embeddings look up (at most the whole table). What is floating takes
+        `float_bytes` a real number instead of the layer's own; the tensors of layers without floating values keep their
+        size. Marks of fine splitting are kept.
 
         Raises WorkloadError where one of them is not positive.
         """
@@ -252,6 +253,9 @@ def _scaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> _Scaled:
     different = sum_by(consumer, edge_bytes - graph.edge_bytes * growth[consumer], len(rows))
     rows["input_bytes"] = np.maximum(rows["input_bytes"] * growth + different, 0.0)
     rows["output_bytes"] *= growth
+    for index in np.flatnonzero(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING]):
+        whole = max(graph.layers[index].resident_bytes, rows["weight_bytes"][index])
+        rows["weight_bytes"][index] = min(rows["weight_bytes"][index] * batch / graph.batch, whole)
     rows["weight_bytes"] *= precision
     rows["float_bytes"] *= precision
     for name in ("macs", "flops"):
@@ -311,14 +315,19 @@ def _characters(
 def _resident_weights(
     graph: WorkloadGraph, precision: NDArray[np.float64], segment_of_layer: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Bytes of weights [K]; equal reads of one weight by layers of a segment count once."""
-    weights = sum_by(segment_of_layer, graph.features["weight_bytes"] * precision, int(segment_of_layer[-1]) + 1)
-    seen: set[tuple[int, str, int]] = set()
+    """Bytes of weights [K] that lie in memory; the parts of one weight that a segment's layers use are joined."""
+    parts: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    scale: dict[tuple[int, str], float] = {}
     for index, (layer, segment) in enumerate(zip(graph.layers, segment_of_layer.tolist(), strict=True)):
-        for name, nbytes in layer.weights.items():
-            if (segment, name, nbytes) in seen:
-                weights[segment] -= nbytes * precision[index]
-            seen.add((segment, name, nbytes))
+        for name, part in layer.weights.items():
+            parts.setdefault((segment, name), []).append(part)
+            scale[segment, name] = max(scale.get((segment, name), 0.0), precision[index])
+    weights = np.zeros(int(segment_of_layer[-1]) + 1)
+    for (segment, name), held in parts.items():
+        covered = 0
+        for first, end in sorted(held):
+            weights[segment] += max(end - max(first, covered), 0) * scale[segment, name]
+            covered = max(covered, end)
     return weights
 
 

@@ -167,13 +167,12 @@ _BY_KIND: Mapping[OperatorKind, Callable[[Call], dict[str, int]]] = {
     OperatorKind.SOFTMAX: _along,
     OperatorKind.POOL: _pool,
     OperatorKind.FFT: _fft,
+    OperatorKind.EMBEDDING: _embedding,
 }
 
 
 def shape_parameters(call: Call, kind: OperatorKind) -> dict[str, int]:
     """Return the integers that name this call's problem size, such as kernel_h, groups or m, n, k."""
-    if call.operator == "embedding":
-        return _embedding(call)
     if kind not in _BY_KIND:
         return {}
     return _BY_KIND[kind](call)

@@ -94,12 +94,24 @@ def what_is_read(inputs: Sequence[Value]) -> tuple[list[Value], dict[Storage, in
     return [v for v in distinct if v.storage.weight], activations
 
 
-def weight_bytes(weights: Sequence[Value]) -> dict[str, int]:
-    """Return the bytes read of each weight, by its name."""
-    held: dict[str, int] = {}
+def spans(weights: Sequence[Value]) -> dict[str, tuple[int, int]]:
+    """Return the first byte and the end of the part of each weight that these views lie in, by its name."""
+    held: dict[str, tuple[int, int]] = {}
     for value in weights:
-        held[value.storage.weight] = min(held.get(value.storage.weight, 0) + value.nbytes, value.storage.nbytes)
+        offset, shape, strides = value.where
+        if 0 in shape:
+            continue
+        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        first, end = offset * itemsize(value.spec), (last + 1) * itemsize(value.spec)
+        known = held.get(value.storage.weight, (first, end))
+        held[value.storage.weight] = min(first, known[0]), max(end, known[1])
     return held
+
+
+def weight_traffic(weights: Sequence[Value], table: Value | None, elements: int) -> int:
+    """Bytes that reading these views moves; of the `table` of a lookup no more than so many `elements`."""
+    looked_up = table.storage if table is not None else None
+    return sum(min(v.nbytes, elements * itemsize(v.spec)) if v.storage is looked_up else v.nbytes for v in weights)
 
 
 def float_bytes(specs: Sequence[TensorSpec]) -> int:

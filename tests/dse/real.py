@@ -28,7 +28,8 @@ def hand_made(layers: int = 24, seed: int = 0, segment_size: int = 3) -> Segment
                 output_shape=(1, 1000),
                 macs=macs,
                 flops=2 * macs if macs else int(rng.integers(1e5, 1e7)),
-                weight_bytes=int(rng.integers(1e4, 1e7)) * 4 if macs else 0,
+                weight_bytes=(weight_bytes := int(rng.integers(1e4, 1e7)) * 4 if macs else 0),
+                weights={f"weight_{n}": (0, weight_bytes)} if macs else {},
                 input_bytes=4_000_000,
                 output_bytes=4_000_000,
             )

@@ -38,8 +38,9 @@ def graphs(draw: st.DrawFn, largest: int = 9) -> WorkloadGraph:
     layers = []
     for index in range(count):
         float_bytes = draw(st.sampled_from([0, 4, 4, 4]))
-        reads = draw(st.dictionaries(st.sampled_from("xyz"), st.integers(1, 3))) if float_bytes else {}
-        weights = {name: 8 * n for name, n in reads.items()}
+        part = st.tuples(st.integers(0, 2), st.integers(1, 3))
+        reads = draw(st.dictionaries(st.sampled_from("xyz"), part)) if float_bytes else {}
+        weights = {name: (8 * first, 8 * (first + n)) for name, (first, n) in reads.items()}
         macs = draw(st.integers(0, 100))
         layers.append(
             Layer(
@@ -50,7 +51,7 @@ def graphs(draw: st.DrawFn, largest: int = 9) -> WorkloadGraph:
                 macs=macs,
                 flops=2 * macs,
                 weights=weights,
-                weight_bytes=sum(weights.values()),
+                weight_bytes=sum(end - first for first, end in weights.values()),
                 input_bytes=int(read[index]) + draw(size),
                 output_bytes=outputs[index],
                 float_bytes=float_bytes,
@@ -163,10 +164,11 @@ def test_workspace_equals_a_simulation_of_what_is_held(segments: SegmentGraph) -
 
 @quick
 @given(segmented())
-def test_a_weight_read_alike_twice_is_kept_once(segments: SegmentGraph) -> None:
+def test_each_byte_of_a_weight_is_kept_once_a_segment(segments: SegmentGraph) -> None:
     for segment in segments:
         layers = [segments.graph.layers[i] for i in segment.layer_indices]
-        assert segment.weight_bytes == sum(n for _, n in {read for layer in layers for read in layer.weights.items()})
+        parts = [(name, part) for layer in layers for name, part in layer.weights.items()]
+        assert segment.weight_bytes == len({(name, byte) for name, part in parts for byte in range(*part)})
 
 
 def test_a_tensor_counts_once_a_segment_and_its_slices_add_up() -> None:
@@ -258,7 +260,7 @@ def rescaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> WorkloadGrap
         return float_bytes / layer.float_bytes if layer.float_bytes else 1.0
 
     def scaled(layer: Layer, reads: int) -> Layer:
-        weights = {name: int(n * factor(layer)) for name, n in layer.weights.items()}
+        weights = {name: (int(a * factor(layer)), int(b * factor(layer))) for name, (a, b) in layer.weights.items()}
         known = graph.edges[:, 1] == reads
         old, new = int(graph.edge_bytes[known].sum()), int(edge_bytes[known].sum())
         return replace(
@@ -266,7 +268,7 @@ def rescaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> WorkloadGrap
             macs=layer.macs * batch,
             flops=layer.flops * batch,
             weights=weights,
-            weight_bytes=sum(weights.values()),
+            weight_bytes=sum(end - first for first, end in weights.values()),
             input_bytes=new + int((layer.input_bytes - old) * batch * factor(layer)),
             output_bytes=int(layer.output_bytes * batch * factor(layer)),
             float_bytes=float_bytes if layer.float_bytes else 0,
@@ -393,6 +395,18 @@ def test_wrong_ways_to_cut_are_named(arguments: dict[str, float], names: str) ->
     with pytest.raises(WorkloadError, match=names) as caught:
         build_segments(ONE_LAYER, **arguments)  # type: ignore[arg-type]
     assert caught.value.hint
+
+
+def test_embeddings_read_more_rows_with_the_batch_up_to_their_table() -> None:
+    table = Layer(
+        name="x", operator="op", kind=OperatorKind.EMBEDDING, weight_bytes=12, weights={"t": (0, 40)}, output_bytes=12
+    )
+    segments = build_segments(replace(ONE_LAYER, layers=(table,)))
+    for batch, read in ((1, 12), (3, 36), (4, 40), (100, 40)):
+        scaled = segments.at(batch, 2)
+        assert scaled.features["weight_bytes"].tolist() == [read / 2]
+        assert scaled.weight_bytes.tolist() == [20]
+        assert scaled[0].bytes == (read + 12 * batch) / 2
 
 
 def test_a_graph_without_layers_is_refused() -> None:

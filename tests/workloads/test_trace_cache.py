@@ -49,6 +49,7 @@ layers = st.builds(
     kind=st.sampled_from(OperatorKind),
     shape=st.dictionaries(st.text(max_size=3), st.integers(0, 9), max_size=3),
     output_shape=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    weights=st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=2),
     macs=st.integers(0, 10**18),
     mlp_ratio=st.floats(0, 10),
     counting=st.sampled_from(["fvcore", "estimated", "refused"]),
@@ -75,7 +76,7 @@ def test_json_round_trip_is_exact(rows, edge_count):
     assert back != replace(graph, batch=9)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": 99}', '{"schema": 1, "layers": [{}]}', "nul\0"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": 99}', '{"schema": 2, "layers": [{}]}', "nul\0"])
 def test_what_is_no_graph_is_an_error_of_ours(text):
     with pytest.raises(WorkloadError, match="not a traced graph"):
         WorkloadGraph.from_json(text)

@@ -455,6 +455,71 @@ def test_tied_weights_and_modules_called_twice_count_their_parameters_once():
     assert by_name["matmul"].kind == OperatorKind.LINEAR
     assert by_name["matmul"].weight_bytes == 1600
     assert by_name["embedding"].float_bytes == 4
+    assert by_name["embedding"].weight_bytes == 6 * 8 * 4  # the rows of six tokens are read ...
+    assert by_name["embedding"].resident_bytes == 1600  # ... of a table that has to be there whole
+
+
+class Packed(nn.Module):
+    """Queries, keys and values of different inputs: each reads its third of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, q, k, v):
+        return self.attention(q, k, v, need_weights=False)[0]
+
+
+def test_parts_of_a_packed_weight_are_kept_side_by_side():
+    graph = trace(Packed(), *torch.randn(3, 2, 4, 8))
+    thirds = [layer for layer in graph.layers if "attention.in_proj_weight" in layer.weights]
+    assert [layer.weights["attention.in_proj_weight"] for layer in thirds] == [(0, 256), (256, 512), (512, 768)]
+    assert [layer.weight_bytes for layer in thirds] == [256 + 32] * 3
+    (all_in_one,) = workloads.build_segments(graph, segment_size=100)
+    assert all_in_one.weight_bytes == graph.weight_bytes == 4 * graph.parameters
+
+
+LOOKUPS = {  # bytes read of the table [50, 8], operations
+    "bag": (lambda t, ids: F.embedding_bag(ids, t), 6 * 32, 6 * 8),
+    "index": (lambda t, ids: t[ids], 6 * 32, 0),
+    "index_select": (lambda t, ids: t.index_select(0, ids[0]), 3 * 32, 0),
+    "more rows than there are": (lambda t, ids: F.embedding(ids.repeat(1, 40), t), 50 * 32, 0),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_a_lookup_reads_rows_and_keeps_the_table(name):
+    function, read, flops = LOOKUPS[name]
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(50, 8))
+
+        def forward(self, ids):
+            return function(self.table, ids)
+
+    graph = trace(Table(), torch.zeros(2, 3, dtype=torch.int64))
+    (layer,) = [layer for layer in graph.layers if layer.weights]
+    assert (layer.weight_bytes, layer.flops) == (read, flops)
+    assert layer.resident_bytes == graph.weight_bytes == 1600
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("state", torch.zeros(4, 8))
+
+    def forward(self, x):
+        self.state += x
+        return self.state * 2
+
+
+def test_a_buffer_that_is_updated_keeps_its_name():
+    graph = trace(Counting(), torch.randn(4, 8))
+    assert graph.layers[0].weights == {"state": (0, 128)}
+    assert graph.weight_bytes == 128
+    assert producers(graph, "mul") == {"add_": 128}
 
 
 class Guarded(nn.Module):
