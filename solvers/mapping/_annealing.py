@@ -12,6 +12,7 @@ WEIGHTED = 0  # weight[0] * T + weight[1] * E
 CORNER = 1  # max(weight[0] * T, weight[1] * E): reaches points of a front that no weighted sum does
 EXCESS = 2  # bytes that do not fit + all resident bytes for each segment on a slot not ok: repairs an illegal mapping
 
+FOCUS = 0.5  # share of moves that take load off the busiest resource (pipelined)
 COLD = 1e-4  # temperature at the end, in units of the value at the start
 
 
@@ -140,12 +141,45 @@ def _near(a, x, k, state):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _propose(a, x, y, state):  # type: ignore[no-untyped-def]
-    """Change y, a copy of x: move one segment, move a block of consecutive ones, swap two, or swap two slots."""
+def _busiest(busy, load):  # type: ignore[no-untyped-def]
+    """Return the slot, or S + the link, that is loaded most."""
+    slot = int(np.argmax(busy))
+    if load.shape[0] > 0:
+        link = int(np.argmax(load))
+        if load[link] > busy[slot]:
+            return busy.shape[0] + link
+    return slot
+
+
+@njit(cache=True)
+def _loads(a, x, k, resource):  # type: ignore[no-untyped-def]
+    """Return whether segment k runs on the slot, or reads over the link, that `resource` (see `_busiest`) is."""
+    slots = a.capacity.shape[0]
+    if resource < slots:
+        return x[k] == resource
+    for e in range(a.first[k], a.first[k + 1]):
+        route = x[a.source[e]] * slots + x[k]
+        for h in range(a.hop_first[route], a.hop_first[route + 1]):
+            if a.hop[h] == resource - slots:
+                return True
+    return False
+
+
+@njit(cache=True)
+def _propose(a, x, y, state, resource):  # type: ignore[no-untyped-def]
+    """Change y, a copy of x: move one segment, move a block of consecutive ones, swap two, or swap two slots.
+
+    Where a `resource` is the busiest (-1: none), a share of FOCUS takes load off it: nothing else shortens a period.
+    """
     segments = x.shape[0]
     slots = a.capacity.shape[0]
     u = _random(state)
     k = _below(state, segments)
+    if resource >= 0 and _random(state) < FOCUS:
+        for _ in range(segments):
+            if _loads(a, x, k, resource):
+                break
+            k = k + 1 if k + 1 < segments else 0
     if a.contiguous:  # moves that keep runs whole, mostly
         low, high = k, k + 1  # the run of k
         while low > 0 and x[low - 1] == x[k]:
@@ -229,6 +263,8 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
     now, y = x.copy(), x.copy()
     value, time, energy = _value(a, mode, weight, np.inf, x, end, busy, load)
     best = value
+    periodic = not a.serial and mode != EXCESS and weight[0] > 0.0
+    resource = _busiest(busy, load) if periodic else -1
     if mode != EXCESS:
         count = _keep(archive, points, count, x, time, energy)
     temperature = hot * (max(value, everything / segments) if mode == EXCESS else value)
@@ -237,7 +273,7 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
         if best <= 0.0:
             break
         temperature *= cooling
-        _propose(a, now, y, state)
+        _propose(a, now, y, state, resource)
         fine, same = True, True
         for s in range(slots):
             changed[s] = False
@@ -265,6 +301,8 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
         if after <= limit:
             value = after
             now[:] = y
+            if periodic:
+                resource = _busiest(busy, load)
             if mode != EXCESS:
                 count = _keep(archive, points, count, y, time, energy)
             if after < best:

@@ -26,9 +26,10 @@ def start_temperature(problem: MappingProblem, moves: int) -> float:
     """Return the temperature to start annealing from, in units of the start's value: hotter where moves are many.
 
     Measured on random problems: with few moves for each of the K x S single moves, anything hot is never cooled again;
-    with many, heat is what leaves local minima.
+    with many, heat is what leaves local minima. A period, the largest of many loads, has more of these than a path.
     """
-    return min(0.3, max(0.002, 0.0015 * moves / (problem.segments * problem.slots)))
+    heat = 0.0015 if problem.regime == "serial" else 0.015
+    return min(0.3, max(0.002, heat * moves / (problem.segments * problem.slots)))
 
 
 class LocalSearch(MappingSolver):
