@@ -58,6 +58,7 @@ class Walker:
         values: dict[fx.Node, Any] = {}
         bound = iter(inputs)
         for node in module.graph.nodes:
+            _check_dense(node, scope)
             if node.op == "placeholder":
                 values[node] = next(bound)
             elif node.op == "get_attr":
@@ -85,7 +86,10 @@ class Walker:
             return self._higher_order(node, args, kwargs, scope)
         if isinstance(target, torch._ops.OpOverload):
             return self._operator(node, target, args, kwargs, values, scope)
-        return self._refuse(node, getattr(target, "__name__", str(target)), values_in([args, kwargs]), scope)
+        if not tensors_in(node.meta.get("val")):  # arithmetic on sizes and scalars, done by the host
+            self.aliases[_name(target)] += 1
+            return None
+        return self._refuse(node, _name(target), values_in([args, kwargs]), scope)
 
     def _higher_order(self, node: fx.Node, args: Any, kwargs: Any, scope: tuple[str, str]) -> Any:
         name = str(node.target)
@@ -254,6 +258,24 @@ def _scope(node: fx.Node, outer: tuple[str, str]) -> tuple[str, str]:
     return str(path), (kind if isinstance(kind, str) else kind.__qualname__).rsplit(".", 1)[-1]
 
 
+def _name(target: Any) -> str:
+    """Return what the ledger calls an operator: "aten.add.Tensor", or the name of a Python function."""
+    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+def _check_dense(node: fx.Node, outer: tuple[str, str]) -> None:
+    """Raise WorkloadError where a node makes tensors without a memory layout of their own: counts would be wrong."""
+    for tensor in tensors_in(node.meta.get("val")):
+        batched = torch._C._functorch.is_batchedtensor(tensor)
+        if batched or tensor.is_nested or tensor.layout is not torch.strided:
+            kind = "of torch.vmap" if batched else "nested" if tensor.is_nested else f"of {tensor.layout}"
+            raise WorkloadError(
+                f"{_name(node.target)} in module {_scope(node, outer)[0] or '(the model itself)'} makes a tensor "
+                f"{kind}, whose work and bytes cannot be counted",
+                "write it with dense tensors: a batch dimension instead of vmap, padding instead of nesting",
+            )
+
+
 def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     """Return the outputs as views of the inputs where every output lies in an input's storage, else None."""
     held = {
@@ -277,6 +299,8 @@ def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) ->
     that some layer reads.
     """
     inputs, input_shapes = _placeholders(program, module)
+    if input_shapes and input_shapes[0][:1] == (0,):
+        raise WorkloadError(f"the first input of {name} has shape {input_shapes[0]}", "a batch of at least 1 example")
     used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
     walker = Walker()
     walker.walk(program.graph_module, inputs)

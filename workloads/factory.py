@@ -6,7 +6,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,8 @@ def resolve(text: str) -> Any:
     """
     module_name, attribute = split(text)
     try:
-        found: Any = importlib.import_module(module_name)
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             hint = "modules are looked for in the current folder and in the installed packages"
@@ -115,7 +116,7 @@ def build(
             hint = "a factory is a torch.nn.Module, or a callable that returns one or (module, example_inputs)"
             raise WorkloadError(f"{factory} is a {type(target).__name__}", hint)
         try:
-            with torch.device(device):
+            with torch.device(device), redirect_stdout(sys.stderr):
                 made = target(**(kwargs or {}))
         except WorkloadError:
             raise
@@ -131,7 +132,12 @@ def build(
     if examples is None:
         hint = "give their shapes, such as --input 1x3x224x224, or return (module, example_inputs)"
         raise WorkloadError(f"{factory} gives no example inputs", hint)
-    return module, (examples,) if isinstance(examples, torch.Tensor) else tuple(examples)
+    if isinstance(examples, torch.Tensor):
+        return module, (examples,)
+    if not isinstance(examples, list | tuple):
+        hint = "return (module, example_inputs) with a tuple of the arguments of forward, or one tensor"
+        raise WorkloadError(f"{factory} returned example inputs that are a {type(examples).__name__}", hint)
+    return module, tuple(examples)
 
 
 def trace_factory(

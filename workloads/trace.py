@@ -6,11 +6,12 @@ import io
 import linecache
 import logging
 import re
+import sys
 import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ def trace(
         raise WorkloadError(f"a {type(module).__name__} cannot be traced", "give a torch.nn.Module")
     if isinstance(example_inputs, Mapping):
         raise WorkloadError("example_inputs is a mapping", "give keyword arguments as example_kwargs")
+    if not isinstance(example_inputs, torch.Tensor | list | tuple):
+        raise WorkloadError(
+            f"example_inputs is a {type(example_inputs).__name__}", "a tuple of the arguments of forward, or one tensor"
+        )
     name = name or type(module).__name__
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     kwargs = dict(example_kwargs or {})
@@ -103,11 +108,14 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging tracebacks, warning and printing graphs while it exports; the exception says it all."""
+    """Keep torch from logging tracebacks, warning and printing graphs while it exports; the exception says it all.
+
+    What the model prints on stdout goes to stderr: stdout is for results.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -31,6 +31,13 @@ def broken():
 def nothing():
     return 3
 
+def mapping():
+    return Tiny(), {"x": torch.ones(2, 8)}
+
+def talkative():
+    print("building")
+    return tiny_net()
+
 ready = Tiny()
 number = 5
 """
@@ -56,6 +63,11 @@ def test_a_factory_in_the_current_folder():
     assert sys.path == before
 
 
+def test_what_a_factory_prints_stays_off_stdout(capsys):
+    workloads.trace_factory("my_models_of_a_user:talkative")
+    assert capsys.readouterr() == ("", "building\n")
+
+
 @pytest.mark.parametrize(("factory", "shape"), [("Tiny", "3x8"), ("ready", "3X8"), ("tiny_net", "3x8:float32")])
 def test_input_shapes_for_modules_classes_and_factories(factory, shape):
     graph = workloads.trace_factory(f"my_models_of_a_user:{factory}", [shape])
@@ -77,6 +89,7 @@ def test_inputs_of_another_dtype():
         ("my_models_of_a_user:tiny_met", [], "has no 'tiny_met'", "did you mean 'tiny_net'?"),
         ("my_models_of_a_user:nothing", [], "returned a int", "torch.nn.Module"),
         ("my_models_of_a_user:number", [], "is a int", "factory"),
+        ("my_models_of_a_user:mapping", [], "example inputs that are a dict", "a tuple"),
         ("my_models_of_a_user:broken", [], "no weights here", "without arguments"),
         ("my_models_of_a_user:Tiny", [], "no example inputs", "--input 1x3x224x224"),
         ("my_models_of_a_user:Tiny", ["2,8"], "'2,8' is not an input shape", "1x3x224x224"),

@@ -580,6 +580,60 @@ def test_what_is_not_a_module_is_refused():
         trace(lambda x: x, torch.randn(2))
     with pytest.raises(WorkloadError, match="example_kwargs"):
         workloads.trace(nn.ReLU(), {"x": torch.randn(2)})
+    for wrong in (None, 5, "text"):
+        with pytest.raises(WorkloadError, match=r"example_inputs is a .*tuple"):
+            workloads.trace(nn.ReLU(), wrong)
+    with pytest.raises(WorkloadError, match=r"shape \(0, 2\).*at least 1"):
+        trace(nn.ReLU(), torch.randn(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: torch.func.vmap(torch.sin)(x), "_add_batch_dim in module inner .*vmap"),
+        (lambda x: torch.sparse.mm(x.to_sparse(), x), "to_sparse.* in module inner .*sparse"),
+    ],
+)
+def test_tensors_without_a_layout_are_refused_by_operator_and_place(function, message):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Call(function)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with pytest.raises(WorkloadError, match=message) as caught:
+        trace(Outer(), torch.randn(4, 4))
+    assert "dense" in caught.value.hint
+
+
+AWKWARD = {  # inputs, keywords, what is computed; layers that should be found
+    "a dict in": ((lambda d: d["x"] + d["y"]), ({"x": torch.ones(2, 3), "y": torch.ones(2, 3)},), {}, ["add"]),
+    "nested in and out": ((lambda t: {"a": t[0][0].exp(), "b": [None, 3]}), (((torch.ones(2),),),), {}, ["exp"]),
+    "none and numbers": ((lambda x, mask, n, p=None: x.repeat(n, 1)), (torch.ones(2, 3), None, 3), {}, ["repeat"]),
+    "keyword none": ((lambda x, mask=None: x.exp()), (torch.ones(2, 3),), {"mask": None}, ["exp"]),
+    "integers": ((lambda x: x * 2), (torch.arange(4),), {}, ["mul"]),
+    "a loop": ((lambda x: sum((x.exp() for _ in range(2)), x)), (torch.ones(2),), {}, ["exp", "add", "exp_1", "add_1"]),
+    "a scalar of data": ((lambda x: x * (x.sum().item() * 2)), (torch.ones(2),), {}, ["sum_1", "mul_1"]),
+    "dropout always": ((lambda x: F.dropout(x, 0.5)), (torch.ones(2, 3),), {}, ["dropout"]),
+    "the input updated": ((lambda x: x.add_(1).relu_()), (torch.ones(2, 3),), {}, ["add_", "relu_"]),
+    "nothing": ((lambda x: x.view(3, 2)), (torch.ones(2, 3),), {}, []),
+    "no input": ((lambda: torch.ones(3) * 2), (), {}, ["ones", "mul"]),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_signatures_give_the_layers_that_run(name):
+    function, inputs, keywords, layers = AWKWARD[name]
+    graph = trace(Call(function), *inputs, example_kwargs=keywords)
+    assert [layer.name for layer in graph.layers] == layers
+    assert not graph.refused
+
+
+def test_what_a_model_prints_stays_off_stdout(capsys):
+    trace(Call(lambda x: print("hello") or x.exp()), torch.ones(2))
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 CHAIN = {
@@ -624,8 +678,8 @@ class Call(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs):
-        return self.function(*inputs)
+    def forward(self, *inputs, **keywords):
+        return self.function(*inputs, **keywords)
 
 
 PRODUCTS = {
