@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
 
 REPAIRS = 4  # attempts to pack the memory, where list scheduling runs out of it
+REPAIR_WORK = 20_000_000  # moves x segments of one attempt at most: a fraction of a second
 
 
 class Greedy(MappingSolver):
@@ -29,15 +31,22 @@ class Greedy(MappingSolver):
     required_modules = ("numba",)
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
-        """Return the greedy mapping, or the warm start where that is better. Takes well under any deadline."""
+        """Return the greedy mapping, or the warm start where that is better."""
         from solvers.mapping._kernels import arrays
 
-        found = best_of(problem, [greedy_assignment(problem, arrays(problem), seed=request.seed), request.warm_start])
+        until = request.started + request.deadline_s
+        greedy = greedy_assignment(problem, arrays(problem), seed=request.seed, until=until)
+        found = best_of(problem, [greedy, request.warm_start])
         return finish(problem, found, lower_bound=lower_bound(problem), solver=self.name, started=request.started)
 
 
-def greedy_assignment(problem: MappingProblem, compiled: Arrays, *, seed: int = 0) -> NDArray[np.int64] | None:
-    """Return a legal mapping [K] by list scheduling, or by repair where that runs out of memory, or None."""
+def greedy_assignment(
+    problem: MappingProblem, compiled: Arrays, *, seed: int = 0, until: float = np.inf
+) -> NDArray[np.int64] | None:
+    """Return a legal mapping [K] by list scheduling, or by repair where that runs out of memory, or None.
+
+    No attempt to repair starts after `until`, a time of perf_counter().
+    """
     from solvers.mapping import _annealing
 
     x = np.zeros(problem.segments, dtype=np.int64)
@@ -46,12 +55,14 @@ def greedy_assignment(problem: MappingProblem, compiled: Arrays, *, seed: int = 
     if not compiled.ok.any(axis=1).all():
         return None
     no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
+    moves = max(1000, min(200 * problem.segments, REPAIR_WORK // problem.segments))
     for turn in range(REPAIRS):
+        if perf_counter() > until:
+            return None
         if problem.contiguous:  # whole runs: all on the largest slot
             x[:] = int(np.argmax(problem.capacity_bytes))
         else:
             _annealing.largest_first(compiled, x)
-        moves = max(1000, 200 * problem.segments)
         excess, _ = _annealing.anneal(
             compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x, *no_archive, 0
         )

@@ -59,7 +59,9 @@ class LocalSearch(MappingSolver):
         weight = np.array([problem.latency_weight, problem.energy_weight])
         bounds, starts = bounds_and_starts(problem, weight[None], compiled)
         bound = float(bounds[0])
-        candidates = as_batch(problem, request.warm_start, *starts, *simple_starts(problem, compiled, seed))
+        candidates = as_batch(
+            problem, request.warm_start, *starts, *simple_starts(problem, compiled, seed, started + request.deadline_s)
+        )
         chosen, value = _annealing.best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
@@ -150,9 +152,11 @@ def local_search_many(
     return TradeOffs(assignments=found, latency_ms=evaluation.latency_ms, energy_mj=evaluation.energy_mj)
 
 
-def simple_starts(problem: MappingProblem, compiled: Arrays, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Return the greedy mapping, if it finds one, and all segments on each slot that can hold them."""
+def simple_starts(
+    problem: MappingProblem, compiled: Arrays, seed: int = 0, until: float = np.inf
+) -> list[NDArray[np.int64]]:
+    """Return the greedy mapping, if it finds one until then, and all segments on each slot that can hold them."""
     single = np.flatnonzero(compiled.ok.all(axis=0))
     starts = [np.full(problem.segments, s, dtype=np.int64) for s in single.tolist()]
-    greedy = greedy_assignment(problem, compiled, seed=seed)
+    greedy = greedy_assignment(problem, compiled, seed=seed, until=until)
     return starts if greedy is None else [greedy, *starts]
