@@ -35,11 +35,18 @@ AREA_TOLERANCE = 0.05
 """Largest relative difference between area_mm2 and width_mm x height_mm of a die."""
 
 
+POSITIVE = (
+    *("peak_bw", "mem_gb", "area_mm2", "width_mm", "height_mm", "tdp_w"),
+    *("dies", "vector_flops", "idle_w", "node_nm", "sram_mb", "price_usd"),
+)
+"""Fields of a datasheet that are above zero and finite where they are given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed`).
 
-    A parameter means itself and its parts: "kernel" holds for "kernel_h" and "kernel_w" too.
+    A parameter means itself and its parts by axis: "kernel" holds for "kernel_d", "kernel_h" and "kernel_w" too.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -48,7 +55,9 @@ class Rule:
     parameter: str  # a shape parameter of the layer, such as "kernel" or "groups"
     limit: float | None = None
     allowed: tuple[int, ...] = ()
-    when: Mapping[str, int] = field(default_factory=dict)  # holds only for layers with these shape parameters
+    when: Mapping[str, int | tuple[int, ...]] = field(
+        default_factory=dict
+    )  # only for layers with (one of) these values
     source: str = ""
 
 
@@ -64,7 +73,8 @@ class ChipType:
     Width and height are those of the die, or of the footprint where a part has several dies; width x height of a
     single die agrees with its area within AREA_TOLERANCE unless either is listed in `assumed`.
 
-    Raises ChipError where a number is not positive and finite, or where the outline contradicts the area.
+    Raises ChipError where a number is not positive and finite, a fraction above one, the chip draws no less idle than
+    its TDP, or the outline contradicts the area.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -97,10 +107,13 @@ class ChipType:
     source: Mapping[str, str] = field(default_factory=dict)  # field name (or "*") -> where the number is from
 
     def __post_init__(self) -> None:
-        for key in ("peak_bw", "mem_gb", "area_mm2", "width_mm", "height_mm", "tdp_w", "achievable", "achievable_bw"):
+        for key in POSITIVE:
             value = getattr(self, key)
-            if not 0 < value < inf:
+            if value is not None and not 0 < value < inf:
                 raise ChipError(f"{key} of chip {self.name!r} is {value}", "a number above zero")
+        for key in ("achievable", "achievable_bw"):
+            if not 0 < getattr(self, key) <= 1:
+                raise ChipError(f"{key} of chip {self.name!r} is {getattr(self, key)}", "a fraction above 0, at most 1")
         if not self.peak_flops or not all(0 < peak < inf for peak in self.peak_flops.values()):
             raise ChipError(
                 f"peak_flops of chip {self.name!r} is {dict(self.peak_flops)}", "a number above zero for each precision"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from chiplib.chip import ChipType
 from chiplib.cost import LOGIC_ALPHA, RETICLE_MM2
-from chiplib.energy import STATIC_SHARE
+from chiplib.energy import NODE_RANGE_NM, STATIC_SHARE
 from chiplib.package import Package
-from chiplib.technology import ASSUMED_MEMORY, ASSUMED_NODE_NM, memory_of, technology
+from chiplib.technology import ASSUMED_MEMORY, ASSUMED_NODE_NM, Carrier, memory_of, technology
 
 ACTUARY = "Chiplet Actuary: Feng & Ma, DAC 2022; github.com/Yinxiao-Feng/chiplet-actuary@c91fb92"
 
@@ -34,13 +34,14 @@ def _energy(chips: Sequence[ChipType]) -> list[Statement]:
     found = [
         Statement(
             subject="static power",
-            statement=f"Measured idle power, else {STATIC_SHARE:.0%} of the TDP: {guessed}.",
+            statement=f"Measured idle power; {STATIC_SHARE:.0%} of the TDP where none is published: {guessed}.",
             source="assumed; measured H200 126 W of 700 W, B200 226 W of 1000 W",
         ),
         Statement(
             subject="compute energy",
             statement="A chip at its sustained peak draws its TDP: what static power and memory leave is spent on "
-            "arithmetic; at least the datapath's energy by node and precision.",
+            "arithmetic; at least the datapath's energy by node and precision, nodes outside "
+            f"{NODE_RANGE_NM[0]:g} to {NODE_RANGE_NM[1]:g} nm as those. Vector units spend as much an operation.",
             source="; ".join(row.source for row in tables.operations),
         ),
     ]
@@ -57,8 +58,8 @@ def _cost(chips: Sequence[ChipType], packages: Sequence[Package]) -> list[Statem
         Statement(
             subject="die cost",
             statement="Known good die = wafer / (dies a wafer x yield), yield negative binomial with alpha "
-            f"{LOGIC_ALPHA:g}; manufacturing only: no design cost, test or margin.",
-            source=ACTUARY,
+            f"{LOGIC_ALPHA:g}, wafer price and defects by node; manufacturing only: no design cost, test or margin.",
+            source="; ".join(dict.fromkeys([ACTUARY, *(node.source for node in technology().nodes)])),
         )
     ]
     if bought := [chip for chip in chips if chip.price_usd is not None]:
@@ -85,11 +86,21 @@ def _cost(chips: Sequence[ChipType], packages: Sequence[Package]) -> list[Statem
                 Statement(
                     subject=f"{carrier.kind} cost",
                     statement=f"{carrier.usd_per_mm2:g} $/mm2 x {carrier.layer_factor:g} layer factor, bumps "
-                    f"{carrier.bump_usd_per_mm2:g} $/mm2 of die, a bonded die survives with {carrier.bonding_yield:g}.",
+                    f"{carrier.bump_usd_per_mm2:g} $/mm2 of die, a bonded die survives with {carrier.bonding_yield:g}"
+                    f"{_carrier_wafers(carrier)}.",
                     source=carrier.source,
                 )
             )
     return found
+
+
+def _carrier_wafers(carrier: Carrier) -> str:
+    """What a carrier holds besides its substrate, in words."""
+    text = f"; fan-out wafer {carrier.fan_out_wafer_usd:g} $" if carrier.fan_out_wafer_usd else ""
+    if (process := carrier.interposer) is not None:
+        text += f"; interposer of {process.wafer_usd:g} $ wafers, {process.defects_cm2:g} defects/cm2, in tested tiles "
+        text += f"of at most {process.tile_mm2:g} mm2"
+    return text
 
 
 def _gaps(chips: Sequence[ChipType]) -> list[Statement]:
@@ -100,11 +111,28 @@ def _gaps(chips: Sequence[ChipType]) -> list[Statement]:
         ("achievable peak", "1.0, for nothing was measured", [c for c in chips if c.achievable == 1.0]),
         ("achievable bandwidth", "1.0, for nothing was measured", [c for c in chips if c.achievable_bw == 1.0]),
     ]
-    return [
+    gaps += [
+        (
+            "vector peak",
+            "its fp32 peak, else its lowest one, where none is given",
+            [c for c in chips if not c.vector_flops],
+        ),
+        (
+            "one achievable fraction a chip",
+            "measured on the largest fp16 or bf16 matrix products, taken for all precisions and the vector units",
+            [c for c in chips if c.achievable < 1.0],
+        ),
+    ]
+    assumed = "; ".join(f"{chip.name}: {', '.join(chip.assumed)}" for chip in chips if chip.assumed)
+    found = [
         Statement(subject=subject, statement=f"{rule}: {_names(concerned)}.", source="assumed")
         for subject, rule, concerned in gaps
         if concerned
     ]
+    if assumed:
+        statement = f"Figures that are ours, derived or guessed, not the vendor's: {assumed}."
+        found.append(Statement(subject="datasheets", statement=statement, source="the chips' own sources"))
+    return found
 
 
 def _names(chips: Iterable[ChipType]) -> str:

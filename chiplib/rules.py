@@ -36,8 +36,8 @@ def broken_rules(
     """Return every rule of `chip` that a layer breaks, in the order of the layers.
 
     `kinds` [N] are operator kinds, `shapes` [N] their shape parameters; for many chips pass `layer_shapes(shapes)`
-    once made. A rule holds for the layers of its operator ("*": all) that have its parameter, or a part of it
-    ("kernel" means "kernel_h" and "kernel_w" too), and whose other parameters are as in `when`.
+    once made. A rule holds for the layers of its operator ("*": all) that have its parameter, or a part of it by axis
+    ("kernel" means "kernel_d", "kernel_h" and "kernel_w" too), and whose other parameters are as in `when`.
     """
     columns = shapes if isinstance(shapes, Mapping) else layer_shapes(shapes)
     kind = np.asarray(kinds, dtype=str)
@@ -51,9 +51,9 @@ def broken_rules(
     for rule in chip.rules:
         concerned = np.ones(len(kind), bool) if rule.operator == "*" else kind == rule.operator
         for parameter, value in rule.when.items():
-            concerned = concerned & (columns.get(parameter, np.nan) == np.float64(value))
-        for name in columns:
-            if name == rule.parameter or name.startswith(f"{rule.parameter}_"):
+            concerned = concerned & np.isin(columns.get(parameter, np.full(len(kind), np.nan)), value)
+        for name in (rule.parameter, *(f"{rule.parameter}_{axis}" for axis in "dhw")):
+            if name in columns:
                 found += _broken(rule, name, columns[name], concerned)
     return sorted(found, key=lambda broken: broken.layer)
 

@@ -42,6 +42,7 @@ def _convolution(call: Call) -> dict[str, int]:
         "out_channels": weight.shape[1] * groups if transposed else weight.shape[0],
         "groups": groups,
         "transposed": int(transposed),
+        "axes": len(axes),
     }
     spans = {"kernel": weight.shape[2:], "in": x.shape[-len(axes) :], "out": out.shape[-len(axes) :]}
     for name in ("stride", "padding", "dilation"):

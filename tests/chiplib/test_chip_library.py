@@ -202,6 +202,10 @@ def test_what_figures_rest_on_names_every_gap() -> None:
     assert rows["node"].statement == "7 nm where the datasheet names none: big_core."
     assert rows["achievable peak"].statement.endswith(": big_core.")
     assert {"memory HBM2e", "memory SRAM", "interposer cost"} <= rows.keys()
+    assert "interposer of 1937 $ wafers" in rows["interposer cost"].statement
+    assert rows["vector peak"].statement.endswith(": big_core, sram_7nm.")
+    assert rows["one achievable fraction a chip"].statement.endswith(": sram_7nm.")
+    assert "sram_7nm: width_mm, height_mm, achievable" in rows["datasheets"].statement
     assert "wafer-scale parts" not in rows
     wafer = load_library("reference").chip("cerebras_wse_3")
     assert "cerebras_wse_3" in {row.subject: row.statement for row in basis([wafer], [])}["wafer-scale parts"]

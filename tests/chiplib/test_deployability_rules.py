@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,19 @@ MAX78000 = load_library("reference").chip("max78000")
 MAX78002 = load_library("reference").chip("max78002")
 PLAIN = load_library("chiplets").chip("small_core")
 
-CONV = {"in_channels": 64, "out_channels": 64, "groups": 1, "kernel_h": 3, "kernel_w": 3, "transposed": 0}
+CONV = {
+    "axes": 2,
+    "dilation_h": 1,
+    "dilation_w": 1,
+    "in_h": 32,
+    "in_w": 32,
+    "in_channels": 64,
+    "out_channels": 64,
+    "groups": 1,
+    "kernel_h": 3,
+    "kernel_w": 3,
+    "transposed": 0,
+}
 CONV |= {"stride_h": 1, "stride_w": 1, "padding_h": 1, "padding_w": 1}
 
 
@@ -22,8 +35,24 @@ def test_a_conforming_layer_breaks_nothing() -> None:
 
 def test_conv_tasnet_layers_that_the_max78000_refuses() -> None:
     """Depthwise is missing, the encoder has kernel 32 and stride 16, normalisation is no operator."""
-    encoder = {"in_channels": 1, "out_channels": 512, "groups": 1, "kernel_w": 32, "stride_w": 16, "padding_w": 0}
-    depthwise = {"in_channels": 512, "out_channels": 512, "groups": 512, "kernel_w": 3, "stride_w": 1, "padding_w": 64}
+    encoder = {
+        "axes": 1,
+        "in_channels": 1,
+        "out_channels": 512,
+        "groups": 1,
+        "kernel_w": 32,
+        "stride_w": 16,
+        "padding_w": 0,
+    }
+    depthwise = {
+        "axes": 1,
+        "in_channels": 512,
+        "out_channels": 512,
+        "groups": 512,
+        "kernel_w": 3,
+        "stride_w": 1,
+        "padding_w": 64,
+    }
     shapes = [encoder | {"transposed": 0}, {"channels": 512}, depthwise | {"transposed": 0}]
     found = broken_rules(MAX78000, ["conv", "norm", "conv"], shapes)
     assert [(b.layer, b.demand, b.limit) for b in found] == [
@@ -49,8 +78,36 @@ def test_stride_depends_on_transposition() -> None:
 
 def test_a_parameter_means_its_parts_but_not_longer_words() -> None:
     chip = replace(PLAIN, rules=(Rule(operator="*", parameter="in", limit=4),))
-    shapes = [{"in_w": 5}, {"in": 5}, {"inner": 5}, {"in_w": 4}]
-    assert [b.layer for b in broken_rules(chip, ["conv", "pool", "conv", "norm"], shapes)] == [0, 1]
+    shapes = [{"in_w": 5}, {"in": 5}, {"inner": 5}, {"in_w": 4}, {"in_channels": 5}]
+    assert [b.layer for b in broken_rules(chip, ["conv", "pool", "conv", "norm", "conv"], shapes)] == [0, 1]
+
+
+def conv(**changes: int) -> dict[str, int]:
+    one = {"axes": 1, "groups": 1, "kernel_w": 3, "stride_w": 1, "padding_w": 0, "dilation_w": 1, "transposed": 0}
+    return (CONV if changes.get("axes", 2) == 2 else one) | changes
+
+
+@pytest.mark.parametrize(
+    ("shape", "on_max78000", "on_max78002"),  # what is refused, by the vendor's list of limitations
+    [
+        (conv(kernel_h=1, kernel_w=1), [], []),
+        (conv(kernel_h=3, kernel_w=9), ["kernel_w 9"], ["kernel_w 9"]),  # nine taps in one dimension only
+        (conv(kernel_h=1, kernel_w=3), ["kernel_w 3"], ["kernel_w 3"]),
+        (conv(dilation_h=4, dilation_w=4), ["dilation_h 4", "dilation_w 4"], []),
+        (conv(dilation_h=17, dilation_w=1), ["dilation_h 17"], ["dilation_h 17"]),
+        (conv(in_h=1024, in_w=1023), ["in_h 1024"], []),
+        (conv(axes=1, kernel_w=9), [], []),
+        (conv(axes=1, kernel_w=3, dilation_w=512), [], []),
+        (conv(axes=1, kernel_w=5, dilation_w=2), ["dilation_w 2"], ["dilation_w 2"]),
+        (conv(axes=1, transposed=1, stride_w=2), ["transposed 1"], ["transposed 1"]),
+        (conv(axes=3), ["axes 3"], ["axes 3"]),
+    ],
+)
+def test_convolutions_that_the_microcontrollers_take(
+    shape: dict[str, int], on_max78000: list[str], on_max78002: list[str]
+) -> None:
+    for chip, expected in ((MAX78000, on_max78000), (MAX78002, on_max78002)):
+        assert [broken.demand for broken in broken_rules(chip, ["conv"], [shape])] == expected
 
 
 @given(

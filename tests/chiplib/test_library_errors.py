@@ -179,7 +179,17 @@ def test_names_that_ship_are_taken(refused: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"peak_bw": -1.0}, {"mem_gb": float("nan")}, {"peak_flops": {}}, {"achievable": 0.0}]
+    "wrong",
+    [
+        {"peak_bw": -1.0},
+        {"mem_gb": float("nan")},
+        {"peak_flops": {}},
+        {"achievable": 0.0},
+        {"achievable_bw": 1.5},
+        {"dies": 0},
+        {"idle_w": -1.0},
+        {"vector_flops": float("inf")},
+    ],
 )
 def test_a_chip_made_in_python_is_checked_too(wrong: dict[str, object]) -> None:
     with pytest.raises(ChipError):
