@@ -56,8 +56,8 @@ class SegmentCosts:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What messages call the segments: number and module."""
-        return tuple(f"{segment.id} ({segment.name})" if segment.name else str(segment.id) for segment in self.segments)
+        """[K] what messages call the segments beside their numbers: their modules; empty where they have none."""
+        return tuple(segment.name for segment in self.segments)
 
     @cached_property
     def column(self) -> dict[str, int]:

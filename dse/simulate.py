@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,13 +57,15 @@ def simulate(
                and P the load of the busiest slot or link, that comes within 2 % of the rate 1 / P (or of them the one
                with the best rate): the pipe is full, and inputs do not queue for longer than that needs.
 
-    Raises DseError where the mapping does not fit the workload, a segment may not run where it is put, or the layout
-    does not fit the system.
+    Raises DseError for an unknown regime, and where the mapping does not fit the workload, a segment may not run where
+    it is put, or the layout does not fit the system.
     """
     if table is None:
         table = cost_table(segments, system, model=model, precision=precision, batch=batch)
     elif table.system is not system:
         raise DseError("the cost table is of another system", "make it with cost_table(segments, system)")
+    if regime not in get_args(Regime):
+        raise DseError(f"no regime is called {regime!r}", f"one of {', '.join(get_args(Regime))}")
     if inputs < 1 or (window is not None and window < 1):
         raise DseError(f"cannot simulate {inputs} inputs with a window of {window}", "both at least 1")
     assignment = _checked_assignment(mapping.assignment if isinstance(mapping, Mapping) else mapping, table)

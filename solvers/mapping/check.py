@@ -90,7 +90,8 @@ def checked(problem: MappingProblem, assignment: NDArray[np.int64], *, objective
 
 def segment_name(problem: MappingProblem, k: int) -> str:
     """Return how messages call segment k."""
-    return f"segment {k} ({problem.names[k]})" if k < len(problem.names) else f"segment {k}"
+    name = problem.names[k] if problem.names else ""
+    return f"segment {k} ({name})" if name else f"segment {k}"
 
 
 def _serial_ms(problem: MappingProblem, a: list[int]) -> float:

@@ -52,7 +52,7 @@ class MappingProblem:
     latency_weight: float = 1.0
     energy_weight: float = 0.0
     contiguous: bool = False
-    names: tuple[str, ...] = field(default=(), repr=False)  # of the segments, for messages
+    names: tuple[str, ...] = field(default=(), repr=False)  # [K] of the segments, for messages; or none
 
     def __post_init__(self) -> None:
         k, s = self.compute_ms.shape
@@ -72,6 +72,8 @@ class MappingProblem:
             "capacity_bytes": (s,),
             "allowed": (k, s),
         }
+        if len(self.names) not in (0, k):
+            raise SolverError(f"{len(self.names)} names for {k} segments", "one a segment, or none")
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise SolverError(f"{name} has shape {getattr(self, name).shape}", f"expected {shape}")

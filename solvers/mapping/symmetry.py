@@ -14,9 +14,8 @@ def interchangeable_slots(problem: MappingProblem) -> list[list[int]]:
     Two slots are such a pair when their columns agree and when exchanging them leaves all routes as they are, and the
     links up to their numbering. That is transitive, so one member speaks for its group.
     """
-    columns = [problem.compute_ms, problem.energy_mj, problem.capacity_bytes[None]]
-    columns = [np.where(problem.allowed, part, 0.0) if part.shape[0] > 1 else part for part in columns]
-    table = np.concatenate([*columns, problem.allowed.astype(np.float64)])
+    costs = [np.where(problem.allowed, cost, 0.0) for cost in (problem.compute_ms, problem.energy_mj)]
+    table = np.concatenate([*costs, problem.capacity_bytes[None], problem.allowed.astype(np.float64)])
     routes = [problem.route_ms_per_byte, problem.route_mj_per_byte]
     if problem.regime == "serial":
         routes.append(problem.route_latency_ms)

@@ -251,3 +251,8 @@ def test_a_mapping_that_does_not_fit_is_an_error(mapping, message):
     table = toy_table([[1, 1], [1, np.inf]], [(0, 1)], [1000])
     with pytest.raises(DseError, match=message):
         run(table, mapping)
+
+
+def test_an_unknown_regime_is_refused():
+    with pytest.raises(DseError, match="no regime is called 'steady'"):
+        run(toy_table([[1.0]], [], []), [0], regime="steady")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -24,6 +25,9 @@ class ToySegments:
 
     def __len__(self) -> int:
         return len(self.weight_bytes)
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return iter([SimpleNamespace(id=k, name="") for k in range(len(self))])
 
 
 @dataclass(kw_only=True, eq=False)
