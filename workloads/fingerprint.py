@@ -116,10 +116,22 @@ def _plain(value: Any, visited: set[int]) -> Iterator[object]:
         yield value.__qualname__
     elif isinstance(value, torch.nn.Module):
         yield "module"  # reached through named_modules, or not a part of the model
-    elif hasattr(value, "__dict__"):
-        yield from _plain(vars(value), visited)
-    elif callable(value):
-        yield getattr(value, "__qualname__", "")
+    else:
+        yield from _plain(_state(value), visited)
+
+
+def _state(value: object) -> object:
+    """Return what an object is made of, as pickling it would: slots, arguments of a partial, bounds of a range, ...
+
+    Its attributes, or its text with the address, where it cannot be pickled: that is traced anew in each process.
+    """
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception:  # whatever a class's own code raises
+        return vars(value) if hasattr(value, "__dict__") else repr(value)
+    if isinstance(reduced, str):  # a global name, such as that of a built-in function
+        return reduced
+    return [list(part) if isinstance(part, Iterator) else part for part in reduced[1:]]
 
 
 def _classes(module: nn.Module) -> list[type]:

@@ -1,10 +1,13 @@
 """The cache: what is stored comes back exactly, what matters changes the key, bad files and folders do no harm."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -245,3 +248,33 @@ def test_parallel_writers_never_show_half_a_file(folder):
         cache.write("Net", file.stem.removeprefix("Net-"), graph)
         assert not os.path.samestat(os.fstat(reader.fileno()), file.stat())  # a new file took the name
     assert files(folder) == [file]
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    steps: int
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (range(2), range(3)),
+        (Slotted(2), Slotted(3)),
+        (partial(torch.sum, dim=0), partial(torch.sum, dim=1)),
+        (deque([2]), deque([3])),
+        (slice(2), slice(3)),
+        (torch.Size([2]), torch.Size([3])),
+        (torch.relu, torch.tanh),
+        (Slotted, Net),
+        ({1: Slotted(2)}, {1: Slotted(3)}),
+        (torch.float32, torch.float16),
+    ],
+)
+def test_the_key_tells_settings_of_every_sort_apart(one, other):
+    def key(setting):
+        module = nn.ReLU()
+        module.setting = setting
+        return fingerprint(module, (X,), {}, "net")
+
+    assert key(one) == key(copy.deepcopy(one))
+    assert key(one) != key(other)
