@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from math import inf
 from typing import Annotated, ClassVar
@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt, Interval, MinLen
 
 from chiplib.errors import ChipError
+from chiplib.validation import did_you_mean
 
 PositiveNumber = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Interval(gt=0, le=1)]
@@ -35,6 +36,12 @@ AREA_TOLERANCE = 0.05
 """Largest relative difference between area_mm2 and width_mm x height_mm of a die."""
 
 
+OPERATORS = (
+    *("conv", "linear", "matmul", "attention", "recurrent", "norm", "softmax", "elementwise", "reduction", "pool"),
+    *("fft", "embedding", "copy", "other"),
+)
+"""Operator kinds of workload graphs, by which rules and missing operators are named."""
+
 POSITIVE = (
     *("peak_bw", "mem_gb", "area_mm2", "width_mm", "height_mm", "tdp_w"),
     *("dies", "vector_flops", "idle_w", "node_nm", "sram_mb", "price_usd"),
@@ -47,11 +54,13 @@ class Rule:
     """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed`).
 
     A parameter means itself and its parts by axis: "kernel" holds for "kernel_d", "kernel_h" and "kernel_w" too.
+
+    Raises ChipError for an unknown operator, and where neither `limit` nor `allowed` is given.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
 
-    operator: str  # an OperatorKind value of the workload graph, or "*"
+    operator: str  # one of OPERATORS, or "*"
     parameter: str  # a shape parameter of the layer, such as "kernel" or "groups"
     limit: float | None = None
     allowed: tuple[int, ...] = ()
@@ -59,6 +68,14 @@ class Rule:
         default_factory=dict
     )  # only for layers with (one of) these values
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.operator != "*" and self.operator not in OPERATORS:
+            raise ChipError(f"a rule is for operator {self.operator!r}", did_you_mean(self.operator, OPERATORS))
+        if self.limit is None and not self.allowed:
+            raise ChipError(
+                f"the rule on {self.parameter!r} of {self.operator!r} forbids nothing", "a limit or allowed"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +91,7 @@ class ChipType:
     single die agrees with its area within AREA_TOLERANCE unless either is listed in `assumed`.
 
     Raises ChipError where a number is not positive and finite, a fraction above one, the chip draws no less idle than
-    its TDP, or the outline contradicts the area.
+    its TDP, an operator or field is named that does not exist, or the outline contradicts the area.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -101,7 +118,7 @@ class ChipType:
     price_usd: PositiveNumber | None = (
         None  # market price of a finished part; None: built up from area, yield and memory
     )
-    missing_operators: tuple[str, ...] = ()  # operator kinds that it cannot run
+    missing_operators: tuple[str, ...] = ()  # those of OPERATORS that it cannot run
     rules: tuple[Rule, ...] = ()
     assumed: tuple[str, ...] = ()  # names of the fields that are assumptions of ours, not published
     source: Mapping[str, str] = field(default_factory=dict)  # field name (or "*") -> where the number is from
@@ -120,6 +137,11 @@ class ChipType:
             )
         if self.idle_w is not None and self.idle_w >= self.tdp_w:
             raise ChipError(f"idle_w {self.idle_w:g} is not below tdp_w {self.tdp_w:g}", "the power drawn while idle")
+        names = [known.name for known in fields(self)]
+        named = {"missing_operators": OPERATORS, "assumed": names, "source": [*names, "*"]}
+        for key, known in named.items():
+            for unknown in [name for name in getattr(self, key) if name not in known]:
+                raise ChipError(f"{key} of chip {self.name!r} names {unknown!r}", did_you_mean(unknown, known))
         outline = self.width_mm * self.height_mm
         published = self.dies == 1 and not {"width_mm", "height_mm"} & set(self.assumed)
         if published and abs(outline - self.area_mm2) > AREA_TOLERANCE * self.area_mm2:

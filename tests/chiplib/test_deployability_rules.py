@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiplib import Rule, broken_rules, load_library
+from chiplib.chip import OPERATORS
 from chiplib.rules import layer_shapes
+from workloads.graph import OperatorKind
 
 MAX78000 = load_library("reference").chip("max78000")
 MAX78002 = load_library("reference").chip("max78002")
@@ -27,6 +29,10 @@ CONV = {
     "transposed": 0,
 }
 CONV |= {"stride_h": 1, "stride_w": 1, "padding_h": 1, "padding_w": 1}
+
+
+def test_rules_know_the_kinds_of_workload_graphs() -> None:
+    assert tuple(OperatorKind) == OPERATORS
 
 
 def test_a_conforming_layer_breaks_nothing() -> None:
