@@ -299,7 +299,7 @@ def _answer(
             rotated=rotated,
             site=site,
             wirelength_byte_mm=length,
-            lower_bound=float("inf") if status == "infeasible" else min(lower_bound, length),
+            lower_bound=lower_bound if status == "infeasible" else min(lower_bound, length),
             status=status,
             solver=solver,
             wall_s=perf_counter() - started,

@@ -45,7 +45,7 @@ class Placement:
     rotated: NDArray[np.bool_]
     site: NDArray[np.int64]  # [C] index into the problem's sites
     wirelength_byte_mm: float  # sum of traffic x Manhattan distance between centres
-    lower_bound: float
+    lower_bound: float  # on the wirelength of every legal placement; inf where it is proven that there is none
     status: Literal["optimal", "feasible", "infeasible"]
     solver: str
     wall_s: float

@@ -225,3 +225,21 @@ def test_bad_problems_are_named() -> None:
             )
         )
     assert "grid" in placement_solvers()
+
+
+def test_a_search_that_finds_nothing_legal_proves_nothing(monkeypatch):
+    sites = np.array([[0.0, 0.0], [3.0, 0.0]])
+    chip = np.full(2, 4.0)
+    problem = PlacementProblem(
+        width_mm=chip,
+        height_mm=chip,
+        traffic_bytes=np.ones((2, 2)),
+        power_w=np.zeros(2),
+        outline=Outline(shape="disc", width_mm=50.0, height_mm=50.0),
+        sites=sites,
+    )
+    assert solve_placement(problem).lower_bound == np.inf  # all compared
+    monkeypatch.setattr("solvers.placement.grid.MAX_TABLE", 0)
+    annealed = solve_placement(problem)
+    assert annealed.status == "infeasible"
+    assert annealed.lower_bound == pytest.approx(6.0)
