@@ -1,12 +1,8 @@
 # make run, make test: the two commands of the README. Each makes the environment it needs; a second call starts at once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# PyPI's torch for Linux brings gigabytes of CUDA libraries that nothing here needs; its CPU build is at this index.
-# Where it cannot be reached, the indexes that pip is configured with serve. For a GPU: TORCH_INDEX=https://pypi.org/simple
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -q -c constraints.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
 .PHONY: run test lint bench clean
 
@@ -35,8 +31,6 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing Chipfront into $(VENV) (once, a few minutes)"
-	@$(PIP) install -qqq --no-deps --retries 0 --timeout 10 -c constraints.txt --index-url $(TORCH_INDEX) torch \
-	  || echo "No torch from $(TORCH_INDEX); taking the one that pip is configured to find"
 	$(INSTALL) -e .
 	@touch $@
 
