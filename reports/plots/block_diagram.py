@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from reports.format import clip, percent, prefixed, shorten
-from reports.plots.style import ACCENT, CARD, INK, MUTED, fits, house_style, new_canvas, series, to_svg
+from reports.plots.style import ACCENT, CARD, FAINT, INK, MUTED, fits, house_style, new_canvas, series, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,15 @@ class BlockChip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSlot:
+    """A slot without a chip, at a column and row of the diagram."""
+
+    slot: int
+    column: float
+    row: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockLink:
     """A directed link with traffic."""
 
@@ -44,6 +53,7 @@ class BlockDiagram:
 
     chips: Sequence[BlockChip]
     links: Sequence[BlockLink]
+    empty: Sequence[BlockSlot] = ()  # that links lead through
     columns: int
     rows: int
 
@@ -60,8 +70,9 @@ def draw_block_diagram(info: BlockDiagram) -> Markup:
     tips: dict[str, str] = {}
     with house_style():
         figure, axes = new_canvas(width, height)
+        places: list[BlockChip | BlockSlot] = [*info.chips, *info.empty]
         corner = {
-            chip.slot: (0.15 + chip.column * (box_w + gap_x), 0.15 + chip.row * (box_h + gap_y)) for chip in info.chips
+            place.slot: (0.15 + place.column * (box_w + gap_x), 0.15 + place.row * (box_h + gap_y)) for place in places
         }
         label_box = {"facecolor": CARD, "edgecolor": "none", "pad": 0.5}
         largest = max((link.bytes for link in info.links), default=1.0) or 1.0
@@ -91,6 +102,12 @@ def draw_block_diagram(info: BlockDiagram) -> Markup:
             if not dense:
                 text = f"{prefixed(link.bytes, 'B')}\n{percent(link.utilisation)} busy"
                 axes.text(*label, text, fontsize=7.5, color=MUTED, zorder=4, bbox=label_box, **align)
+        for slot in info.empty:
+            x, y = corner[slot.slot]
+            frame = Rectangle((x, y), box_w, box_h, facecolor=CARD, edgecolor=FAINT, linestyle=(0, (4, 3)))
+            axes.add_patch(frame)
+            text = f"slot {slot.slot}, empty"
+            axes.text(x + box_w / 2, y + box_h / 2, text, fontsize=7.5, ha="center", va="center", color=MUTED)
         for chip in info.chips:
             x, y = corner[chip.slot]
             axes.add_patch(Rectangle((x, y), box_w, box_h, facecolor=CARD, edgecolor="none"))

@@ -85,7 +85,7 @@ def draw_floorplan(info: Floorplan) -> Markup:
             tips[f"chip-{chip.slot}"] = f"slot {chip.slot}: {chip.name}, {size}, {power}"
             axes.add_patch(box)
             axes.add_patch(frame)
-            _label(axes, chip, f"slot {chip.slot} · {power}", size, scale)
+            _label(axes, chip, f"slot {chip.slot}", power, size, scale)
         if small:
             names = {chip.name: info.colours.get(chip.name, 0) for chip in info.chips}
             handles = [Patch(facecolor=series(index), label=shorten(name, 30)) for name, index in names.items()]
@@ -102,10 +102,14 @@ def draw_floorplan(info: Floorplan) -> Markup:
         return to_svg(figure, name="floorplan", description=description, tips=tips)
 
 
-def _label(axes: Axes, chip: DetailChip, place: str, size: str, scale: float) -> None:
+def _label(axes: Axes, chip: DetailChip, slot: str, power: str, size: str, scale: float) -> None:
     """Write name, slot with power, and size into a chip; into one too small for its name only the slot."""
     wide, high = chip.width_mm * scale, chip.height_mm * scale
-    lines = [(chip.name, 9.0, INK), (place, 8.0, MUTED), (size, 8.0, MUTED)][: max(0, int((high - 0.08) / 0.17))]
+    together = f"{slot} · {power}"
+    places = [together] if fits(together, wide - 0.1, 8.0) >= len(together) else [slot, power]
+    lines = [(chip.name, 9.0, INK), *((place, 8.0, MUTED) for place in places), (size, 8.0, MUTED)][
+        : max(0, int((high - 0.08) / 0.17))
+    ]
     if any(fits(line, wide - 0.1, points) < min(len(line), 12) for line, points, _ in lines):
         lines = [(str(chip.slot), 8.0, INK)] if wide > 0.25 and high > 0.2 else []
     for position, (line, points, shade) in enumerate(lines):

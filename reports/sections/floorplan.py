@@ -32,11 +32,15 @@ def floorplan_info(run: Run) -> FloorplanInfo:
         raise NotApplicable("The timeline file of the knee describes no package.")
     if not detail.chips:
         raise NotApplicable("The timeline file of the knee lists no chips.")
-    sheets = run.library.packages if run.library else []
-    sheet = next((sheet for sheet in sheets if sheet.get("name") == detail.package.name), {})
-    sites = _sites(sheet, detail.package)
+    sites = package_sites(run, detail.package)
     plan = Floorplan(package=detail.package, chips=detail.chips, sites=sites, colours=chip_colours(detail))
     return FloorplanInfo(plan=plan, detail=detail)
+
+
+def package_sites(run: Run, package: DetailPackage) -> list[Site]:
+    """The slots of a package; empty where the library does not give their grid."""
+    sheets = run.library.packages if run.library else []
+    return _sites(next((sheet for sheet in sheets if sheet.get("name") == package.name), {}), package)
 
 
 def _sites(sheet: Mapping[str, Any], package: DetailPackage) -> list[Site]:

@@ -32,7 +32,13 @@ class SummaryInfo:
     metrics: Sequence[str]
 
 
-ROLES = (("Fastest", "latency_ms"), ("Most frugal", "energy_mj"), ("Cheapest", "cost_usd"))
+WORDS = {"latency_ms": "latency", "throughput_per_s": "throughput", "energy_mj": "energy", "cost_usd": "cost"}
+
+
+def _roles(summary: Summary) -> tuple[tuple[str, str], ...]:
+    """The ends of the front: of a stream the fastest is the one of highest throughput."""
+    fastest = "throughput_per_s" if summary.regime == "pipelined" else "latency_ms"
+    return ("Fastest", fastest), ("Most frugal", "energy_mj"), ("Cheapest", "cost_usd")
 
 
 def summary_info(run: Run) -> SummaryInfo:
@@ -46,7 +52,7 @@ def summary_info(run: Run) -> SummaryInfo:
         )
     knee = run.knee
     compared: list[tuple[str, FrontPoint]] = [("Knee", knee)] if knee is not None else []
-    for role, name in ROLES:
+    for role, name in _roles(summary):
         point = best(summary.front, name)
         if point is None:
             continue
@@ -55,11 +61,11 @@ def summary_info(run: Run) -> SummaryInfo:
             compared.append((role, point))
         else:
             compared[known] = (f"{compared[known][0]}, {role.lower()}", compared[known][1])
-    more = ["throughput_per_s"] if summary.regime == "pipelined" else []  # in the serial regime it is 1 / latency
-    shown = dict.fromkeys([*summary.objectives, "latency_ms", *more, "energy_mj", "cost_usd", "area_mm2"])
+    ends = [name for _, name in _roles(summary)]  # in the serial regime throughput is 1 / latency: not shown
+    shown = dict.fromkeys([*summary.objectives, *ends, "latency_ms", "area_mm2"])
     sentences = [_swept(summary, run.workload), _accounted(summary), _proven(summary), _front(summary)]
     if knee is not None:
-        sentences += [_recommended(knee), _against(knee, summary)]
+        sentences += [_recommended(knee, summary), _against(knee, summary)]
     if run.knee_detail is not None:
         sentences.append(_bottleneck(run.knee_detail, run.workload, summary.regime))
     return SummaryInfo(
@@ -146,10 +152,12 @@ def _front(summary: Summary) -> str:
     return text + "."
 
 
-def _recommended(knee: FrontPoint) -> str:
+def _recommended(knee: FrontPoint, summary: Summary) -> str:
+    ends = [name for _, name in _roles(summary)]
+    names = dict.fromkeys([ends[0], "latency_ms", *ends[1:], "area_mm2"])
     parts = [
-        metric(name, knee.metrics[name])
-        for name in ("latency_ms", "energy_mj", "cost_usd", "area_mm2")
+        f"{metric(name, knee.metrics[name])}{' latency' if name == 'latency_ms' != ends[0] else ''}"
+        for name in names
         if name in knee.metrics
     ]
     return (
@@ -158,9 +166,9 @@ def _recommended(knee: FrontPoint) -> str:
 
 
 def _against(knee: FrontPoint, summary: Summary) -> str:
-    words = {"latency_ms": "latency", "energy_mj": "energy", "cost_usd": "cost"}
+    roles = _roles(summary)
     clauses = []
-    for role, name in ROLES:
+    for role, name in roles:
         other = best(summary.front, name)
         if other is None or name not in knee.metrics:
             continue
@@ -168,11 +176,11 @@ def _against(knee: FrontPoint, summary: Summary) -> str:
             clauses.append(f"it is itself the {role.lower()}")
             continue
         terms = []
-        for key in dict.fromkeys([name, *words]):
+        for key in dict.fromkeys([name, *(end for _, end in roles)]):
             mine, theirs = knee.metrics.get(key), other.metrics.get(key)
             if mine is None or not theirs:
                 continue
-            terms.append(f"{_difference(mine / theirs)} {words[key]}")
+            terms.append(f"{_difference(mine / theirs)} {WORDS[key]}")
         if terms:
             clauses.append(f"against the {role.lower()} it has {', '.join(terms)}")
     return f"{'; '.join(clauses)[:1].upper()}{'; '.join(clauses)[1:]}." if clauses else ""

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from reports.analysis import chip_colours, runs_of
 from reports.blocks import Block, Figure, Fold, Row, Table, Text, number_cell, text_cell
 from reports.format import count, design_text, duration, metric, number, percent, prefixed
-from reports.plots.block_diagram import BlockChip, BlockDiagram, BlockLink, draw_block_diagram
-from reports.records import Detail
+from reports.plots.block_diagram import BlockChip, BlockDiagram, BlockLink, BlockSlot, draw_block_diagram
+from reports.plots.floorplan import Site
+from reports.records import Detail, DetailChip
 from reports.run import Run
 from reports.section import NotApplicable, Section
 from reports.sections import knee_detail
+from reports.sections.floorplan import package_sites
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,13 @@ def system_info(run: Run) -> SystemInfo:
     hosted: dict[int, list[int]] = {chip.slot: [] for chip in detail.chips}
     for segment in detail.segments:
         hosted.setdefault(segment.slot, []).append(segment.id)
-    columns = _ranks([chip.x_mm + chip.width_mm / 2 for chip in detail.chips])
-    rows = _ranks([chip.y_mm + chip.height_mm / 2 for chip in detail.chips])
+    passed = _passed(run, detail)
+    places: list[DetailChip | Site] = [*detail.chips, *passed]
+    columns = _ranks([place.x_mm + place.width_mm / 2 for place in places])
+    rows = _ranks([place.y_mm + place.height_mm / 2 for place in places])
     colours = chip_colours(detail)
     chips = []
-    for chip, column, row in zip(detail.chips, columns, rows, strict=True):
+    for chip, column, row in zip(detail.chips, columns, rows, strict=False):  # after the chips come the empty slots
         own = [segment for segment in detail.segments if segment.slot == chip.slot]
         lines = [
             f"{count(len(own), 'segment')}: {runs_of([segment.id for segment in own])}" if own else "no segments",
@@ -62,8 +66,19 @@ def system_info(run: Run) -> SystemInfo:
         BlockLink(source=link.source, target=link.target, bytes=link.bytes, utilisation=link.utilisation)
         for link in detail.links
     ]
-    diagram = BlockDiagram(chips=chips, links=links, columns=max(columns) + 1, rows=max(rows) + 1)
+    grid = zip(passed, columns[len(chips) :], rows[len(chips) :], strict=True)
+    empty = [BlockSlot(slot=site.number, column=column, row=row) for site, column, row in grid]
+    diagram = BlockDiagram(chips=chips, links=links, empty=empty, columns=max(columns) + 1, rows=max(rows) + 1)
     return SystemInfo(detail=detail, diagram=diagram, hosted=hosted)
+
+
+def _passed(run: Run, detail: Detail) -> list[Site]:
+    """The slots without a chip that traffic passes through."""
+    if detail.package is None:
+        return []
+    ends = {slot for link in detail.links for slot in (link.source, link.target)}
+    wanted = ends - {chip.slot for chip in detail.chips}
+    return [site for site in package_sites(run, detail.package) if site.number in wanted]
 
 
 def _ranks(positions: Sequence[float]) -> list[int]:
@@ -103,6 +118,8 @@ def draw_system(info: SystemInfo) -> list[Block]:
         "are segments. Arrows are directed links that carry traffic in one run, their width by bytes; those busy for "
         "more than half of the time are set off."
     )
+    if info.diagram.empty:
+        caption += " Dashed: slots without a chip that traffic passes through on its way."
     blocks: list[Block] = [Text(text=intro), Figure(svg=draw_block_diagram(info.diagram), caption=caption)]
     if detail.links:
         rows = [

@@ -115,11 +115,16 @@ def draw_timeline(info: TimelineInfo) -> list[Block]:
         if abs(with_ms - without_ms) <= 1e-9 * max(with_ms, without_ms):
             text = f"Links are never contended for: {number(with_ms)} ms with and without contention."
         else:
-            share = percent(with_ms / without_ms - 1) if without_ms > 0 else "?"
+            share = percent(abs(with_ms / without_ms - 1)) if without_ms > 0 else "?"
+            change = duration(abs(with_ms - without_ms))
             text = (
-                f"Contention for links costs {duration(with_ms - without_ms)} ({share}): {number(with_ms, 4)} ms with "
-                f"it, {number(without_ms, 4)} ms if every transfer had its links to itself."
+                f"Contention for links costs {change} ({share}): "
+                if with_ms > without_ms
+                else f"Contention for links costs no time; waiting for them reorders the work, to a gain of {change} "
+                f"({share}): "
             )
+            alone = number(without_ms, 4)
+            text += f"{number(with_ms, 4)} ms with it, {alone} ms if every transfer had its links to itself."
         blocks.append(Text(text=text))
     return blocks
 

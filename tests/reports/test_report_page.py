@@ -15,10 +15,13 @@ import pytest
 import reports
 from dse.errors import DseError
 from reports.page import render
+from reports.plots.block_diagram import draw_block_diagram
 from reports.plots.style import house_style
 from reports.records import Detail, Summary
 from reports.run import Run, parse_record, read_run
 from reports.section import Section, all_sections, draw_section
+from reports.sections.summary import summary_info
+from reports.sections.system import system_info
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use"}
 EVIL = "<img src=x onerror=alert(1)>"
@@ -300,3 +303,40 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_the_fastest_of_a_stream_is_the_one_of_highest_throughput(make_run: Callable[..., Path]) -> None:
+    run = read_run(make_run(designs=80, inputs=8))
+    assert run.summary is not None
+    info = summary_info(run)
+    highest = max(point.metrics["throughput_per_s"] for point in run.summary.front)
+    fastest = next(point for role, point in info.compared if "fastest" in role.lower())
+    assert fastest.metrics["throughput_per_s"] == highest
+    assert any("throughput" in sentence for sentence in info.sentences if sentence.startswith("Against"))
+
+
+@pytest.mark.parametrize(("with_ms", "words"), [(2.0, "costs 1.00 ms (100 %)"), (0.5, "to a gain of 500")])
+def test_contention_that_helps_is_no_cost(shared_run: Path, with_ms: float, words: str) -> None:
+    run = read_run(shared_run)
+    detail = run.knee_detail
+    assert detail is not None
+    changed = replace(detail, contention=replace(detail.contention, with_ms=with_ms, without_ms=1.0))
+    run = replace(run, details={f"{detail.design}-{detail.point}": changed})
+    (section,) = [each for each in all_sections() if each.key == "timeline"]
+    assert words in str(draw_section(section, run))
+
+
+def test_an_empty_slot_that_traffic_passes_is_drawn(shared_run: Path) -> None:
+    run = read_run(shared_run)
+    detail = run.knee_detail
+    assert detail is not None and run.library is not None
+    free = detail.chips[-1].slot
+    link = replace(detail.links[0], source=detail.chips[0].slot, target=free)
+    changed = replace(detail, chips=detail.chips[:-1], segments=[], links=[link])
+    run = replace(run, details={f"{detail.design}-{detail.point}": changed})
+    grid = {"rows": 2, "columns": 2, "slot_width_mm": 12.5, "slot_height_mm": 12.5, "spacing_mm": 0.5, "edge_mm": 0.0}
+    run = replace(run, library=replace(run.library, packages=[{"name": "interposer_2x2", **grid}]))
+    diagram = system_info(run).diagram
+    assert [slot.slot for slot in diagram.empty] == [free]
+    assert (diagram.empty[0].column, diagram.empty[0].row) not in {(chip.column, chip.row) for chip in diagram.chips}
+    assert f"slot {free}, empty" in draw_block_diagram(diagram)
