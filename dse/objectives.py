@@ -49,6 +49,13 @@ class Objectives:
                 values[:, column] = 1.0 / np.maximum(values[:, column], 1e-300)
         return values
 
+    def metrics(self, criteria: NDArray[np.float64]) -> list[float]:
+        """Metrics [M] of one point's criteria [M]: the way back from `criteria`."""
+        return [
+            float(value if LESS_IS_BETTER[name] else 1.0 / value)
+            for name, value in zip(self.names, criteria, strict=True)
+        ]
+
     @property
     def unbounded(self) -> tuple[str, ...]:
         """Objectives for which there is no lower bound, so that nothing can be proven."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import solvers
 import workloads
 from chiplib import ChipError, ChipLibrary, System, basis
 from chiplib.chip import ChipType, Precision
 from chiplib.features import chip_features
 from chiplib.package import Package, routes
 from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
+from dse.errors import DseError
 from dse.evaluate import Evaluator
 from dse.objectives import ENERGY, TIME, Objectives
 from dse.proxy.model import cost_model
@@ -47,7 +50,7 @@ class Resolved:
     evaluator: Evaluator
     workload: dict[str, Any]  # workload.json
     datasheets: dict[str, Any]  # library.json
-    fingerprint: str  # of everything that the results depend on, the code's version apart
+    fingerprints: dict[str, str]  # of what the results depend on beside the study; not of prose, nor of the code
 
 
 def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
@@ -55,12 +58,17 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
 
     Raises the error of the package that meets a wrong word: an unknown chip, package, workload, model or solver.
     """
-    designs = enumerate_designs(study.space, library)
-    for name in study.space.mappers:
-        mapping_solver(name)
+    with said_of(study, "space"):
+        designs = enumerate_designs(study.space, library)
+        for name in study.space.mappers:
+            mapping_solver(name)
     types = [library.chip(name) for name in designs.chips]
-    graph, reference = _workload(study.workload)
-    segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
+    with said_of(study, "model"):
+        cost_model(study.model)
+    with said_of(study, "workload"):
+        graph, reference = _workload(study.workload)
+    with said_of(study, "segments"):
+        segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
     costs = {
         (precision, batch): segment_costs(segments, types, model=study.model, precision=precision, batch=batch)
         for precision in study.space.precisions
@@ -86,7 +94,9 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
             *(asdict(statement) for statement in basis(types, packages)),
         ],
     }
-    text = json.dumps([workload, datasheets], sort_keys=True, default=str)
+    counted = {key: value for key, value in workload.items() if key != "reference"}
+    records = {key: datasheets[key] for key in ("chips", "packages", "links")}
+    facts = {kind: [_facts(record) for record in rows] for kind, rows in records.items()}
     return Resolved(
         designs=designs,
         bounds=DesignBounds(a=planes.a, b=planes.b, least=planes.least, exact=exact),
@@ -103,8 +113,17 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         ),
         workload=workload,
         datasheets=datasheets,
-        fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+        fingerprints={"workload_fingerprint": _digest(counted), "library_fingerprint": _digest(facts)},
     )
+
+
+@contextmanager
+def said_of(study: StudyFile, key: str) -> Iterator[None]:
+    """An error about a word of the study says which study, and under which key."""
+    try:
+        yield
+    except (ChipError, DseError, solvers.SolverError, workloads.WorkloadError) as error:
+        raise DseError(f"study {study.name}, {key}: {error.message}", error.hint) from error
 
 
 def _workload(name: str) -> tuple[WorkloadGraph, Sequence[Reference]]:
@@ -201,6 +220,17 @@ def _exact(
         values[row] = [getattr(system, name) for name in names]
     exact, fits, misfit = values[inverse], good[inverse], why[inverse]
     return exact, fits, misfit
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _facts(value: Any) -> Any:
+    """A record without its sources: a better citation changes no result."""
+    if isinstance(value, dict):
+        return {key: _facts(item) for key, item in value.items() if key not in ("source", "assumed")}
+    return [_facts(item) for item in value] if isinstance(value, list) else value
 
 
 def _record(value: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class RunFolder:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # by design id, as read
     damaged: list[dict[str, Any]] = field(default_factory=list)  # file, line, reason
     _file: TextIO | None = None
+    _made: bool = False  # by this run, which takes it away again where it comes to nothing
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -53,6 +54,7 @@ class RunFolder:
 
         Raises DseError where it cannot be made or written.
         """
+        made = not path.exists()
         try:
             (path / "results").mkdir(parents=True, exist_ok=True)
             (path / "timelines").mkdir(exist_ok=True)
@@ -63,7 +65,7 @@ class RunFolder:
             raise DseError(
                 f"cannot write into the run folder {path}: {error.strerror}", "choose another folder with --out"
             ) from error
-        folder = cls(path=path)
+        folder = cls(path=path, _made=made)
         for file in sorted((path / "results").glob("*.jsonl")):
             folder._read(file)
         return folder
@@ -108,3 +110,6 @@ class RunFolder:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._made and error is not None and not (self.path / "study.yaml").exists():
+            for empty in (self.path / "results", self.path / "timelines", self.path):
+                empty.rmdir()

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from chiplib import ChipLibrary, load_library
-from chiplib.validation import read_yaml, validate
+from chiplib.validation import did_you_mean, read_yaml, validate
 from dse.errors import DseError
 from dse.provenance import environment
-from dse.resolve import Resolved, resolve
+from dse.resolve import Resolved, resolve, said_of
 from dse.store import RunFolder, write_atomically
 from dse.study_file import Segmentation, StudyFile
 from dse.sweep import Progress, Sweep
@@ -23,6 +23,7 @@ from dse.workers import Workers
 
 __all__ = ["Progress", "Segmentation", "Study", "StudyResult"]
 
+FINGERPRINTS = "; a fingerprint is that of the traced model, or of the datasheets of the chips and packages"
 SHIPPED = Path(__file__).parent / "studies"
 
 
@@ -54,8 +55,12 @@ class Study(StudyFile):
         if not path.exists():
             path = Path(study)
             if not path.exists():
-                names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-                raise DseError(f"no study {str(study)!r}", f"a path to a YAML file, or one that ships: {names}")
+                names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+                near = did_you_mean(path.name, [*names, *(file.name for file in path.parent.glob("*.y*ml"))])
+                hint = (
+                    near if near.startswith("did") else f"a path to a YAML file, or one that ships: {', '.join(names)}"
+                )
+                raise DseError(f"no study {str(study)!r}", hint)
         loaded = validate(read_yaml(path, error=DseError), cls, str(path), error=DseError)
         beside = path.parent / loaded.library  # a path in a study is seen from the study's folder
         return replace(loaded, library=str(beside)) if beside.is_file() else loaded
@@ -80,10 +85,14 @@ class Study(StudyFile):
         that of a run that was never stopped. More than one worker process needs the caller to be importable (the usual
         `if __name__ == "__main__"` of scripts). Ctrl-C writes the summary of what is done, then raises on.
         """
-        study = replace(self, seed=self.seed if seed is None else seed, budget=budget or self.budget)
+        study = replace(
+            self, seed=self.seed if seed is None else seed, budget=self.budget if budget is None else budget
+        )
         started = time.perf_counter()
         with RunFolder.create(Path(out)) as folder:
-            resolved = resolve(study, study._library)
+            with said_of(study, "library"):
+                library = study._library
+            resolved = resolve(study, library)
             study._claim(folder, resolved)
             run = Sweep(study, resolved, folder, started, retry_failed, on_progress)
             with Workers(resolved.evaluator, workers) as pool:
@@ -97,16 +106,17 @@ class Study(StudyFile):
     def _claim(self, folder: RunFolder, resolved: Resolved) -> None:
         """Write what the run is; refuse a folder that holds another one."""
         settings = asdict(replace(self, budget=None))
-        text = yaml.safe_dump(_plain(settings | {"fingerprint": resolved.fingerprint}), sort_keys=False)
+        text = yaml.safe_dump(_plain(settings | resolved.fingerprints), sort_keys=False)
         path = folder.path / "study.yaml"
         if path.exists():
             old = read_yaml(path, error=DseError)
             new = yaml.safe_load(text)
             if old != new:
                 keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+                traced = any(key.endswith("fingerprint") for key in keys)
                 raise DseError(
                     f"{folder.path} holds another run: {', '.join(keys)} changed since",
-                    "another folder with --out, or remove this one",
+                    "another folder with --out, or remove this one" + (FINGERPRINTS if traced else ""),
                 )
         else:
             write_atomically(path, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -19,6 +20,21 @@ class Segmentation:
     segment_size: int | None = None
     depth: int | None = None
     count: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {key: value for key in self.__slots__ if (value := getattr(self, key)) is not None}
+        if len(given) != 1:
+            raise DseError(
+                f"segments gives {' and '.join(given) or 'no way to cut the layers'}",
+                "exactly one of segment_size, depth and count",
+            )
+        ((key, value),) = given.items()
+        if value < 1:
+            raise DseError(f"segments.{key} is {value}", "a whole number from 1")
+
+
+MOST_INPUTS = 100_000
+"""Inputs of one simulation: beyond, events fill gigabytes, and the throughput has settled long before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +59,15 @@ class StudyFile:
 
     def __post_init__(self) -> None:
         Objectives(self.objectives, self.regime)
-        for key, value, least in (("inputs", self.inputs, 1), ("epsilon", self.epsilon, 0)):
-            if value < least:
-                raise DseError(f"{key} is {value}", f"at least {least}")
-        if self.mapping_deadline_s <= 0:
+        if not self.name.strip() or any(sign in self.name for sign in "/\\\0"):
+            raise DseError(f"name is {self.name!r}", "a name that a folder can have, without / or \\")
+        if not 1 <= self.inputs <= MOST_INPUTS:
+            raise DseError(f"inputs is {self.inputs}", f"a whole number from 1 to {MOST_INPUTS:,}")
+        if not 0 <= self.epsilon < math.inf:
+            raise DseError(f"epsilon is {self.epsilon}", "a share of at least 0, such as 0.05 for 5 %")
+        if self.seed < 0:
+            raise DseError(f"seed is {self.seed}", "a whole number from 0")
+        if not self.mapping_deadline_s > 0:
             raise DseError(f"mapping_deadline_s is {self.mapping_deadline_s}", "a time in seconds above 0")
         if self.budget is not None and self.budget < 1:
             raise DseError(f"budget is {self.budget}", "at least 1 design, or leave it out for no limit")

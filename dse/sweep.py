@@ -161,6 +161,7 @@ class Sweep:
         front = [points[i] for i in chosen]
         reasons = Counter(str(reason) for reason in self.resolved.reason[~self.resolved.possible])
         reasons.update(row["reason"] for row in self.rows.values() if row["status"] == "infeasible")
+        failures = Counter(row["reason"] for row in self.rows.values() if row["status"] in ("failed", "unmapped"))
         best = knee(criteria[chosen]) if front else None
         summary: dict[str, Any] = {
             "study": self.study.name,
@@ -178,11 +179,12 @@ class Sweep:
             "epsilon": state.epsilon,
             "epsilon_basis": self._basis(),
             "hypervolume": self.volume,
-            "reference_point": None if self.reference is None else self.reference.tolist(),
+            "reference_point": None if self.reference is None else self.objectives.metrics(self.reference),
             "front": front,
             "knee": None if best is None else {key: front[best][key] for key in ("design", "point")},
             "history": self.history,
             "infeasible_reasons": dict(reasons.most_common()),
+            "failed_reasons": dict(failures.most_common()),
             "damaged_rows": self.folder.damaged,
             "wall_s": round(time.perf_counter() - self.started, 3),
         }

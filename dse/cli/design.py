@@ -39,7 +39,7 @@ OPTIONS = (
         "--deadline", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds."
     ),
     click.option("--contiguous", is_flag=True, help="Each chip gets one run of consecutive segments."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the solver."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the solver."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
 )
 
@@ -161,7 +161,13 @@ def map_design(
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) > 1:
         raise click.UsageError("--segments, --segment-size and --depth exclude each other")
-    names = tuple(name.strip() for name in chips.split(",") if name.strip())
+    names = tuple(name.strip() for name in chips.split(","))
+    if "" in names:
+        place = names.index("") + 1
+        raise InputError(
+            f"--chips {chips!r} names no chip in place {place}",
+            "names joined by single commas, such as big_core,small_core; slots left over stay empty",
+        )
     system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
     graph = workloads.trace_factory(workload) if ":" in workload else workloads.load(workload)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))

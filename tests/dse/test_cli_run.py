@@ -249,3 +249,18 @@ def test_wrong_words_of_a_mapping(words: tuple[str, ...], code: int, named: str)
     assert result.exit_code == code
     assert named in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (("--chips", "big_core,,small_core"), 1, "place 2"),
+        (("--seed", "-1"), 2, "--seed"),
+        (("--inputs", "1000000000"), 1, "--inputs"),
+    ],
+)
+def test_simulate_refuses_what_it_would_have_to_guess(words: tuple[str, ...], code: int, named: str) -> None:
+    design = ("resnet18", "--package", "interposer_2x2", "--chips", "big_core", "--segments", "4")
+    result = invoke("simulate", *design, *words)
+    assert result.exit_code == code
+    assert named in result.stderr and "Traceback" not in result.output

@@ -49,3 +49,9 @@ def test_hypervolume_of_known_points() -> None:
 
 def test_the_knee_of_a_bent_front_is_its_bend() -> None:
     assert knee(np.array([[1.0, 100.0], [2.0, 2.0], [100.0, 1.0]])) == 1
+
+
+def test_criteria_lead_back_to_metrics() -> None:
+    objectives = Objectives(("throughput_per_s", "cost_usd"), "pipelined")
+    row = {"throughput_per_s": 4.0, "cost_usd": 7.0}
+    assert objectives.metrics(objectives.criteria([row])[0]) == [4.0, 7.0]

@@ -258,3 +258,64 @@ def test_memory_that_nothing_satisfies_says_how_much_is_missing(workplace: Path)
         assert reason.startswith("memory: ")
         assert "chips with more memory" in reason
         assert short == pytest.approx(needs - has, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seed: 3", "seed: -1", "seed is -1"),
+        ("name: tiny", "name: ../../elsewhere", "name is '../../elsewhere'"),
+        ("name: tiny", "name: ''", "name is ''"),
+        ("seed: 3", "epsilon: .nan", "epsilon is nan"),
+        ("seed: 3", "epsilon: .inf", "epsilon is inf"),
+        ("seed: 3", "mapping_deadline_s: .nan", "mapping_deadline_s is nan"),
+        ("seed: 3", "inputs: 1000000000", "inputs is 1000000000"),
+        ("{count: 5}", "{}", "no way to cut"),
+        ("{count: 5}", "{count: 5, depth: 2}", "depth and count"),
+        ("{count: 5}", "{count: 0}", "segments.count is 0"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_when_the_study_is_read(old: str, new: str, words: str) -> None:
+    Path("wrong.yaml").write_text(STUDY.replace(old, new))
+    with pytest.raises(DseError, match=re.escape(words)) as caught:
+        Study.load("wrong.yaml")
+    assert "wrong.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("tiny_net:net", "tiny_net:nett", "workload"),
+        ("library: chiplets", "library: chipletz", "library"),
+        ("interposer_2x2", "interposer_2x22", "space"),
+        ("{count: 5}", "{count: 500}", "segments"),
+        ("seed: 3", "model: oracle", "model"),
+    ],
+)
+def test_a_word_that_names_nothing_is_said_with_its_key_and_leaves_no_folder(old: str, new: str, key: str) -> None:
+    Path("wrong.yaml").write_text(STUDY.replace(old, new))
+    with pytest.raises(DseError, match=f"study tiny, {key}: "):
+        Study.load("wrong.yaml").run("wrong")
+    assert not Path("wrong").exists()
+    Path("mine").mkdir()
+    with pytest.raises(DseError):
+        Study.load("wrong.yaml").run("mine")
+    assert Path("mine").is_dir(), "a folder of the user's is not taken away"
+
+
+def test_a_better_citation_is_the_same_run_and_a_better_datasheet_another(workplace: Path) -> None:
+    sheet = {"peak_flops": 1e14, "peak_bw": 1e12, "mem_gb": 24, "area_mm2": 600, "width_mm": 25, "height_mm": 24}
+
+    def write(**changes: Any) -> None:
+        chip = {"name": "mine", **sheet, "tdp_w": 350, **changes}
+        (workplace / "chips.yaml").write_text(json.dumps({"chip_types": [chip]}))
+
+    text = re.sub(r"  chips: .*\n", "", STUDY).replace("library: chiplets", "library: chips.yaml")
+    (workplace / "own.yaml").write_text(text)
+    write()
+    Study.load("own.yaml").run("runs/own", budget=1)
+    write(source="a better book")
+    Study.load("own.yaml").run("runs/own", budget=2)
+    write(peak_bw=2e12)
+    with pytest.raises(DseError, match="library_fingerprint changed"):
+        Study.load("own.yaml").run("runs/own", budget=2)

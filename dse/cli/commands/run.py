@@ -35,7 +35,7 @@ COUNTS = ("study", "designs", "evaluated", "open_unmapped", "infeasible", "faile
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
 @click.option("--budget", type=click.IntRange(min=1), help="Designs to evaluate in all, earlier runs included.")
-@click.option("--seed", type=int, help="Replaces the study's seed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Replaces the study's seed.")
 @click.option("--retry-failed", is_flag=True, help="Evaluate again the designs that failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
@@ -133,7 +133,7 @@ def _words(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_empty_front(summary: Mapping[str, Any]) -> NoReturn:
-    reasons = sorted(summary["infeasible_reasons"].items(), key=lambda item: -item[1])
+    reasons = sorted((summary["infeasible_reasons"] | summary["failed_reasons"]).items(), key=lambda item: -item[1])
     raise InputError(
         f"study {summary['study']}: no design can be mapped ({summary['infeasible']:,} of {summary['designs']:,} "
         f"infeasible, {summary['failed']:,} failed)",

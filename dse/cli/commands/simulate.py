@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dse.cli.app import InputError
 from dse.cli.design import MappedDesign, design_options, map_design
 from dse.cli.output import emit_json, print_table
 
@@ -45,7 +46,10 @@ def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any
     """
     from dse.evaluate import place
     from dse.simulate import simulate
+    from dse.study_file import MOST_INPUTS
 
+    if inputs is not None and inputs > MOST_INPUTS:
+        raise InputError(f"--inputs is {inputs}", f"a whole number from 1 to {MOST_INPUTS:,}")
     design = map_design(**words)
     table, assignment = design.table, design.mapping.assignment
     placement = place(table, assignment)
