@@ -39,9 +39,10 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 def test_the_commands_are_spelt_right(line: str) -> None:
     """Names, options and values are those of the command line; nothing is run."""
     _, name, *arguments = shlex.split(line)
-    command = cli.get_command(click.Context(cli), name)
+    group = click.Context(cli, **cli.context_settings)  # commands keep the help option of the first context they see
+    command = cli.get_command(group, name)
     assert command is not None, line
-    command.make_context(name, arguments)
+    command.make_context(name, arguments, parent=group)
 
 
 def test_the_study_example_is_a_study(tmp_path: Path) -> None:
