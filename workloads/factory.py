@@ -78,7 +78,11 @@ def example_input(shape: Sequence[int], dtype: str, device: str) -> torch.Tensor
     if not isinstance(kind, torch.dtype):
         close = get_close_matches(dtype, [n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)], n=1)
         raise WorkloadError(f"{dtype!r} is not a dtype of torch", f"did you mean {close[0]!r}?" if close else "float32")
-    return torch.zeros(tuple(shape), dtype=kind, device=device)
+    try:
+        return torch.zeros(tuple(shape), dtype=kind, device=device)
+    except RuntimeError as error:  # more bytes than there are, or than can be counted
+        size = "x".join(map(str, shape))
+        raise WorkloadError(f"an input of shape {size} cannot be made: {error}", "a smaller shape") from None
 
 
 def build(

@@ -94,6 +94,7 @@ def test_inputs_of_another_dtype():
         ("my_models_of_a_user:Tiny", [], "no example inputs", "--input 1x3x224x224"),
         ("my_models_of_a_user:Tiny", ["2,8"], "'2,8' is not an input shape", "1x3x224x224"),
         ("my_models_of_a_user:Tiny", ["0x8"], "'0x8' is not an input shape", "1x3x224x224"),
+        ("my_models_of_a_user:Tiny", ["99999999999x9999999999"], "cannot be made", "a smaller shape"),
         ("my_models_of_a_user:Tiny", ["2x8:flaot32"], "'flaot32' is not a dtype", "float32"),
         ("my_models_of_a_user:Tiny", ["2x9"], "cannot be traced", "shapes"),
     ],
