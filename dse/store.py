@@ -12,6 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -112,4 +113,5 @@ class RunFolder:
             self._file = None
         if self._made and error is not None and not (self.path / "study.yaml").exists():
             for empty in (self.path / "results", self.path / "timelines", self.path):
-                empty.rmdir()
+                with suppress(OSError):  # not empty: it holds what another run has put there, and stays
+                    empty.rmdir()

@@ -75,6 +75,8 @@ def command(
                 on_progress=report,
             )
     except KeyboardInterrupt:
+        if not (folder / "study.yaml").exists():
+            raise Interrupted("stopped before any design was mapped; nothing was written") from None
         raise Interrupted(
             f"every finished design is kept in {folder}; the same command goes on from there, "
             f"`dse report {folder}` shows what stands"
