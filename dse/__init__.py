@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from dse.errors import DseError
     from dse.metrics import Metrics
     from dse.simulate import simulate
-    from dse.space import DesignSpace
+    from dse.space import DesignPoint, DesignSpace
     from dse.study import Progress, Study, StudyResult
     from dse.timeline import Timeline
 
 __all__ = [
     "CostTable",
+    "DesignPoint",
     "DesignSpace",
     "DseError",
     "Metrics",
@@ -31,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "CostTable": "cost_table",
+    "DesignPoint": "space",
     "DesignSpace": "space",
     "DseError": "errors",
     "Metrics": "metrics",

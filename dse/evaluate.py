@@ -18,7 +18,7 @@ from dse.cost_table import CostTable, SegmentCosts
 from dse.detail import detail
 from dse.search.bounds import SLOPES
 from dse.simulate import simulate
-from dse.space import design_id
+from dse.space import DesignPoint, design_id
 from dse.timeline import Timeline
 from solvers.mapping.bounds import lower_bounds
 from solvers.mapping.problem import Mapping as SegmentMapping
@@ -47,7 +47,7 @@ class Evaluator:
     deadline_s: float  # of one mapping: a guard, solvers stop by iteration counts
     seed: int
 
-    def row(self, params: dict[str, Any]) -> dict[str, Any]:
+    def row(self, params: DesignPoint) -> dict[str, Any]:
         """Result row of one design. A failure is a row with its reason, never an exception."""
         started = time.perf_counter()
         row: dict[str, Any] = {
@@ -101,9 +101,9 @@ class Evaluator:
         planes: list[list[float]] = np.column_stack((weights * samples, least)).tolist()
         return planes
 
-    def points(self, table: CostTable, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def points(self, table: CostTable, params: DesignPoint) -> list[dict[str, Any]]:
         """Map for time, for energy and for both; place and simulate each distinct mapping."""
-        seed = _seed(self.seed, design_id(dict(params)))
+        seed = _seed(self.seed, design_id(params))
         found = [self._map(table, params["mapper"], (1.0, 0.0), seed, None)]
         weights = [(1.0, 0.0)]
         if self.trade_offs:
@@ -165,7 +165,7 @@ class Evaluator:
             **detail(timeline, table=table, placement=placement, mapping=mapping),
         }
 
-    def _table(self, params: Mapping[str, Any]) -> CostTable:
+    def _table(self, params: DesignPoint) -> CostTable:
         system = System.build(package=params["package"], chips=params["chips"], library=self.library)
         return CostTable.of(self.costs[Precision(params["precision"]), params["batch"]], system)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,16 @@ from numpy.typing import NDArray
 from chiplib import ChipLibrary
 from chiplib.chip import Precision
 from dse.errors import DseError
+
+
+class DesignPoint(TypedDict):
+    """One design of a space by its parameters: plain data, as rows of the run folder hold it."""
+
+    chips: list[str]  # a name as often as the design holds the chip
+    package: str
+    precision: str
+    batch: int
+    mapper: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +77,7 @@ class Designs:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def params(self, index: int) -> dict[str, Any]:
-        """Parameters of one design, as the run folder stores them."""
+    def __getitem__(self, index: int) -> DesignPoint:
         row = self.counts[index]
         return {
             "chips": [self.chips[t] for t in np.flatnonzero(row) for _ in range(row[t])],
@@ -125,15 +133,14 @@ def enumerate_designs(space: DesignSpace, library: ChipLibrary) -> Designs:
     )
 
 
-def design_id(params: dict[str, Any]) -> str:
+def design_id(point: DesignPoint) -> str:
     """Name a design by its parameters: the same parameters give the same id in every run and on every machine."""
-    text = json.dumps({**params, "chips": sorted(params["chips"])}, sort_keys=True)
+    text = json.dumps({**point, "chips": sorted(point["chips"])}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def describe(params: dict[str, Any]) -> str:
+def describe(point: DesignPoint) -> str:
     """One line for people: `2 x big_core + npu, interposer_2x2, fp16, batch 1`."""
-    names: Sequence[str] = params["chips"]
-    counted = {name: names.count(name) for name in dict.fromkeys(names)}
+    counted = {name: point["chips"].count(name) for name in dict.fromkeys(point["chips"])}
     chips = " + ".join(name if n == 1 else f"{n} x {name}" for name, n in counted.items())
-    return f"{chips}, {params['package']}, {params['precision']}, batch {params['batch']}"
+    return f"{chips}, {point['package']}, {point['precision']}, batch {point['batch']}"

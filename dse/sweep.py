@@ -13,7 +13,7 @@ import numpy as np
 from dse.objectives import Objectives, hypervolume, knee, nondominated
 from dse.resolve import Resolved
 from dse.search.certified_search import CertifiedSearch
-from dse.space import design_id
+from dse.space import DesignPoint, design_id
 from dse.store import RunFolder
 from dse.study_file import StudyFile
 from dse.workers import Workers
@@ -75,7 +75,7 @@ class Sweep:
         while batch is not None and len(batch):
             if self.study.budget is not None:
                 batch = batch[: self.study.budget - len(self.rows)]
-            rows = self.evaluate(pool, [self.resolved.designs.params(int(i)) for i in batch])
+            rows = self.evaluate(pool, [self.resolved.designs[int(i)] for i in batch])
             if self.study.budget is not None and len(self.rows) >= self.study.budget:
                 self.search_state.learn(batch, rows)
                 self.note()
@@ -86,7 +86,7 @@ class Sweep:
                 batch = None
             self.note()
 
-    def evaluate(self, pool: Workers, designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def evaluate(self, pool: Workers, designs: list[DesignPoint]) -> list[dict[str, Any]]:
         """Rows of one batch, from the folder or from the workers, in order."""
         ids = [design_id(params) for params in designs]
         missing = [params for key, params in zip(ids, designs, strict=True) if key not in self.stored]

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from dse.evaluate import Evaluator
+from dse.space import DesignPoint
 
 _evaluator: Evaluator | None = None
 
@@ -26,7 +27,7 @@ def _start(evaluator: Evaluator) -> None:
     _evaluator = evaluator
 
 
-def _evaluate(params: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(params: DesignPoint) -> dict[str, Any]:
     assert _evaluator is not None
     return _evaluator.row(params)
 
@@ -39,7 +40,7 @@ class Workers:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def rows(self, designs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def rows(self, designs: Sequence[DesignPoint]) -> Iterator[dict[str, Any]]:
         """Yield the result row of each design, in the given order."""
         if self._workers == 1 or len(designs) < 2:
             yield from map(self._evaluator.row, designs)

@@ -72,7 +72,13 @@ class MappedDesign:
         from dse.space import describe
 
         return f"{self.workload} on " + describe(
-            {"chips": list(self.chips), "package": self.package, "precision": self.precision, "batch": self.batch}
+            {
+                "chips": list(self.chips),
+                "package": self.package,
+                "precision": self.precision,
+                "batch": self.batch,
+                "mapper": self.mapping.solver,
+            }
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def measure() -> list[Figure]:
     resolved = resolve(study, load_library(study.library))
     mappable = np.flatnonzero(resolved.possible)
     chosen = np.random.default_rng(0).choice(mappable, size=WARM_UP + DESIGNS, replace=False)
-    designs = [resolved.designs.params(int(index)) for index in chosen]
+    designs = [resolved.designs[int(index)] for index in chosen]
     with Workers(resolved.evaluator, WORKERS) as pool:
         list(pool.rows(designs[:WARM_UP]))
         started = time.perf_counter()

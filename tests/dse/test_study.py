@@ -83,7 +83,7 @@ def test_the_front_is_that_of_the_whole_space() -> None:
     study = Study.load("tiny.yaml")
     result = study.run("runs/tiny")
     resolved = resolve(study, load_library(study.library))
-    rows = [resolved.evaluator.row(resolved.designs.params(i)) for i in range(len(resolved.designs))]
+    rows = [resolved.evaluator.row(resolved.designs[i]) for i in range(len(resolved.designs))]
     every = [point["metrics"] for row in rows for point in row["points"]]
     criteria = Objectives(study.objectives, study.regime).criteria(every)
     whole = {tuple(values) for values in criteria[nondominated(criteria)]}
@@ -98,7 +98,7 @@ def test_no_evaluated_point_beats_the_proof() -> None:
     result = study.run("runs/tiny", budget=40)
     assert result.summary["evaluated"] == 40
     resolved = resolve(study, load_library(study.library))
-    rows = [resolved.evaluator.row(resolved.designs.params(i)) for i in range(len(resolved.designs))]
+    rows = [resolved.evaluator.row(resolved.designs[i]) for i in range(len(resolved.designs))]
     every = Objectives(study.objectives, study.regime).criteria([p["metrics"] for row in rows for p in row["points"]])
     front = Objectives(study.objectives, study.regime).criteria([point["metrics"] for point in result.front])
     factor = (front[None] / every[:, None]).max(2).min(1)  # how far each point is from being covered by the front
@@ -114,7 +114,7 @@ def test_the_points_of_a_row_obey_its_bounds(regime: str) -> None:
     resolved = resolve(study, load_library(study.library))
     checked = 0
     for index in range(0, len(resolved.designs), 7):
-        row = resolved.evaluator.row(resolved.designs.params(index))
+        row = resolved.evaluator.row(resolved.designs[index])
         plane = Objectives(objectives, regime).time_energy([point["metrics"] for point in row["points"]])
         before = resolved.bounds.a[index] * plane[:, :1] + resolved.bounds.b[index] * plane[:, 1:]
         assert (before >= resolved.bounds.least[index]).all()
