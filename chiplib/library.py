@@ -93,7 +93,7 @@ def load_library(name_or_path: str | Path) -> ChipLibrary:
         known = shipped_libraries()
         raise ChipError(
             f"unknown chip library {str(name_or_path)!r}",
-            f"{did_you_mean(str(name_or_path), known)} Or a path to a YAML file with a list chip_types",
+            f"{did_you_mean(str(name_or_path), known)}; or a path to a YAML file with a list chip_types",
         )
     return _read(path, path.stem)
 

@@ -61,6 +61,8 @@ class Sweep:
         self.stored = dict(folder.rows)
         if retry_failed:
             self.stored = {key: row for key, row in self.stored.items() if row["status"] != "failed"}
+        # a budget below what the folder holds takes nothing back
+        self.budget = None if study.budget is None else max(study.budget, len(folder.rows))
         self.rows: dict[str, dict[str, Any]] = {}
         self.reference: np.ndarray[Any, np.dtype[np.float64]] | None = None
         self.volume = 0.0
@@ -73,10 +75,10 @@ class Sweep:
         batch = next(batches, None)
         self.report()
         while batch is not None and len(batch):
-            if self.study.budget is not None:
-                batch = batch[: self.study.budget - len(self.rows)]
+            if self.budget is not None:
+                batch = batch[: self.budget - len(self.rows)]
             rows = self.evaluate(pool, [self.resolved.designs[int(i)] for i in batch])
-            if self.study.budget is not None and len(self.rows) >= self.study.budget:
+            if self.budget is not None and len(self.rows) >= self.budget:
                 self.search_state.learn(batch, rows)
                 self.note()
                 break

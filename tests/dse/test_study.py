@@ -319,3 +319,11 @@ def test_a_better_citation_is_the_same_run_and_a_better_datasheet_another(workpl
     write(peak_bw=2e12)
     with pytest.raises(DseError, match="library_fingerprint changed"):
         Study.load("own.yaml").run("runs/own", budget=2)
+
+
+def test_a_smaller_budget_takes_nothing_back() -> None:
+    study = Study.load("tiny.yaml")
+    before = study.run("runs/tiny", budget=30).summary
+    after = study.run("runs/tiny", budget=7).summary
+    assert after["evaluated"] == before["evaluated"] == 30
+    assert front_of(after) == front_of(before)
