@@ -93,9 +93,12 @@ class Evaluator:
         time_ms, energy_mj = lower_bounds(shortest, np.eye(2))
         if not np.isfinite([time_ms, energy_mj]).all():
             return []  # proven to have no mapping: the solvers say why
-        slopes = [(1.0 / max(time_ms, 1e-300), slope / max(energy_mj, 1e-300)) for slope in SLOPES]
-        weights = np.array([(1.0, 0.0), (0.0, 1.0), *slopes] if self.trade_offs else [(1.0, 0.0)])
-        least = lower_bounds(shortest, weights)
+        weights, least = np.eye(2), np.array([time_ms, energy_mj])
+        if self.trade_offs:
+            slopes = np.array([(1.0 / max(time_ms, 1e-300), slope / max(energy_mj, 1e-300)) for slope in SLOPES])
+            weights, least = np.vstack((weights, slopes)), np.append(least, lower_bounds(shortest, slopes))
+        else:
+            weights, least = weights[:1], least[:1]
         batch = table.segments.batch
         samples = np.array([batch if self.regime == "pipelined" else 1, batch])
         planes: list[list[float]] = np.column_stack((weights * samples, least)).tolist()

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from solvers.errors import SolverError
     from solvers.mapping.bounds import lower_bound, lower_bounds
     from solvers.mapping.evaluate import evaluate
-    from solvers.mapping.local_search import local_search_many
     from solvers.mapping.problem import Infeasibility, Mapping, MappingProblem
     from solvers.mapping.solve import solve_mapping
     from solvers.mapping.solver import MappingSolver, mapping_solvers
@@ -25,7 +24,6 @@ __all__ = [
     "PlacementProblem",
     "SolverError",
     "evaluate",
-    "local_search_many",
     "lower_bound",
     "lower_bounds",
     "mapping_solvers",
@@ -42,7 +40,6 @@ _HOME = {
     "PlacementProblem": "placement.problem",
     "SolverError": "errors",
     "evaluate": "mapping.evaluate",
-    "local_search_many": "mapping.local_search",
     "lower_bound": "mapping.bounds",
     "lower_bounds": "mapping.bounds",
     "mapping_solvers": "mapping.solver",

@@ -53,16 +53,6 @@ class HalfPlanes:
     possible: NDArray[np.bool_]  # [D]
     reason: NDArray[np.object_]  # [D] why not possible, "" where it is
 
-    @property
-    def least_time_ms(self) -> NDArray[np.float64]:
-        """[D] from the half-plane (1, 0)."""
-        return self.least[:, 0]
-
-    @property
-    def least_energy_mj(self) -> NDArray[np.float64]:
-        """[D] from the half-plane (0, 1)."""
-        return self.least[:, 1]
-
 
 def half_planes(costs: TypeCosts, counts: NDArray[np.int16], regime: Literal["serial", "pipelined"]) -> HalfPlanes:
     """Bound D designs that hold `counts` [D, T] chips of each type."""

@@ -9,8 +9,7 @@ from solvers.mapping._kernels import fits, legal, one_run_each, time_and_energy
 
 # What `anneal` makes small, of T and the whole energy E of a mapping:
 WEIGHTED = 0  # weight[0] * T + weight[1] * E
-CORNER = 1  # max(weight[0] * T, weight[1] * E): reaches points of a front that no weighted sum does
-EXCESS = 2  # bytes that do not fit + all resident bytes for each segment on a slot not ok: repairs an illegal mapping
+EXCESS = 1  # bytes that do not fit + all resident bytes for each segment on a slot not ok: repairs an illegal mapping
 
 FOCUS = 0.5  # share of moves that take load off the busiest resource (pipelined)
 COLD = 1e-4  # temperature at the end, in units of the value at the start
@@ -99,7 +98,7 @@ def _below(state, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _value(a, mode, weight, limit, x, end, busy, load):  # type: ignore[no-untyped-def]
-    """Return what is made small, T and E; inf where it is above `limit`."""
+    """Return what is made small; inf where it is above `limit`."""
     if mode == EXCESS:
         busy[:] = 0.0
         excess, total = 0.0, a.resident.sum()
@@ -113,17 +112,13 @@ def _value(a, mode, weight, limit, x, end, busy, load):  # type: ignore[no-untyp
                 if x[k] == s:
                     workspace = max(workspace, a.workspace[k])
             excess += max(0.0, busy[s] + workspace - a.capacity[s])
-        return excess, 0.0, 0.0
-    if mode == CORNER:
-        time, energy = time_and_energy(a, x, end, busy, load, weight[0], 0.0, limit)
-        energy += a.static_w * time
-        return max(weight[0] * time, weight[1] * energy), time, energy
+        return excess
     time_w = weight[0] + weight[1] * a.static_w
     time, energy = time_and_energy(a, x, end, busy, load, time_w, weight[1], limit)
     if time == np.inf:
-        return np.inf, time, energy
+        return np.inf
     energy += a.static_w * time
-    return weight[0] * time + weight[1] * energy, time, energy
+    return weight[0] * time + weight[1] * energy
 
 
 @njit(cache=True)
@@ -220,33 +215,12 @@ def _swap_slots(x, y, p, q):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _keep(archive, points, count, x, time, energy):  # type: ignore[no-untyped-def]
-    """Put x into the archive if nothing there is as good in both figures; return how many it holds."""
-    for n in range(count):
-        if points[n, 0] <= time and points[n, 1] <= energy:
-            return count
-    kept = 0
-    for n in range(count):
-        if points[n, 0] < time or points[n, 1] < energy:
-            if kept != n:
-                points[kept] = points[n]
-                archive[kept] = archive[n]
-            kept += 1
-    if kept < archive.shape[0]:
-        points[kept, 0], points[kept, 1] = time, energy
-        archive[kept] = x
-        kept += 1
-    return kept
-
-
-@njit(cache=True)
-def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # type: ignore[no-untyped-def]
+def anneal(a, mode, weight, moves, hot, seed, x):  # type: ignore[no-untyped-def]
     """Anneal from x (legal, unless the mode is EXCESS) for `moves` proposals; x becomes the best met.
 
     The temperature falls from `hot` to COLD, in units of the value of x (or of the mean segment, to repair).
 
-    Returns its value, and how many mappings `archive` [N, K] and `points` [N, 2] (T, E) hold now: those accepted on the
-    way that none other met beats in both. Contiguous problems start from, and stay with, whole runs.
+    Returns its value. Contiguous problems start from, and stay with, whole runs.
     """
     segments, slots = a.compute.shape
     end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
@@ -261,12 +235,10 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
     for _ in range(8):
         _random(state)
     now, y = x.copy(), x.copy()
-    value, time, energy = _value(a, mode, weight, np.inf, x, end, busy, load)
+    value = _value(a, mode, weight, np.inf, x, end, busy, load)
     best = value
     periodic = not a.serial and mode != EXCESS and weight[0] > 0.0
     resource = _busiest(busy, load) if periodic else -1
-    if mode != EXCESS:
-        count = _keep(archive, points, count, x, time, energy)
     temperature = hot * (max(value, everything / segments) if mode == EXCESS else value)
     cooling = (COLD / hot) ** (1.0 / max(moves, 1))
     for _ in range(moves):
@@ -297,20 +269,18 @@ def anneal(a, mode, weight, moves, hot, seed, x, archive, points, count):  # typ
             y[:] = now
             continue
         limit = value - temperature * np.log(_random(state))  # Metropolis, the coin tossed first
-        after, time, energy = _value(a, mode, weight, limit, y, end, busy, load)
+        after = _value(a, mode, weight, limit, y, end, busy, load)
         if after <= limit:
             value = after
             now[:] = y
             if periodic:
                 resource = _busiest(busy, load)
-            if mode != EXCESS:
-                count = _keep(archive, points, count, y, time, energy)
             if after < best:
                 best = after
                 x[:] = y
         else:
             y[:] = now
-    return best, count
+    return best
 
 
 @njit(cache=True)
@@ -322,37 +292,7 @@ def best_start(a, weight, starts):  # type: ignore[no-untyped-def]
     best, chosen = np.inf, -1
     for n in range(starts.shape[0]):
         if legal(a, starts[n], seen):
-            value, _, _ = _value(a, WEIGHTED, weight, np.inf, starts[n], end, busy, load)
+            value = _value(a, WEIGHTED, weight, np.inf, starts[n], end, busy, load)
             if value < best:
                 best, chosen = value, n
     return chosen, best
-
-
-@njit(cache=True)
-def anneal_each(a, starts, weights, modes, moves, hot, seed, archive, points):  # type: ignore[no-untyped-def]
-    """Anneal for each row of weights [W, 2] in mode modes [W], from the best of the legal starts [N, K] and all met.
-
-    Returns how many mappings the archive holds.
-    """
-    segments, slots = a.compute.shape
-    end, busy, load = np.zeros(segments), np.zeros(slots), np.zeros(a.links)
-    seen = np.zeros(slots, np.bool_)
-    x = np.empty(segments, np.int64)
-    count = 0
-    for n in range(starts.shape[0]):
-        if not legal(a, starts[n], seen):
-            continue
-        _, time, energy = _value(a, WEIGHTED, weights[0], np.inf, starts[n], end, busy, load)
-        count = _keep(archive, points, count, starts[n], time, energy)
-    if count == 0:
-        return 0
-    for w in range(weights.shape[0]):
-        best = np.inf
-        for n in range(count):
-            first, second = weights[w, 0] * points[n, 0], weights[w, 1] * points[n, 1]
-            value = max(first, second) if modes[w] == CORNER else first + second
-            if value < best:
-                best = value
-                x[:] = archive[n]
-        _, count = anneal(a, modes[w], weights[w], moves, hot, seed + w, x, archive, points, count)
-    return count

@@ -35,16 +35,6 @@ def lower_bounds(problem: MappingProblem, weights: NDArray[np.float64]) -> NDArr
     return bounds_and_starts(problem, weights)[0]
 
 
-def time_bound(problem: MappingProblem) -> float:
-    """Return a lower bound on T in ms, of the problem's regime."""
-    return float(lower_bounds(problem, np.array([[1.0, 0.0]]))[0])
-
-
-def energy_bound(problem: MappingProblem) -> float:
-    """Return a lower bound on E in mJ, static part included."""
-    return float(lower_bounds(problem, np.array([[0.0, 1.0]]))[0])
-
-
 def bound_and_start(problem: MappingProblem) -> tuple[float, NDArray[np.int64] | None]:
     """Return `lower_bound`, and a legal mapping [K] that its dual met, or None."""
     bounds, starts = bounds_and_starts(problem, np.array([[problem.latency_weight, problem.energy_weight]]))

@@ -54,7 +54,6 @@ def greedy_assignment(
         return x
     if not compiled.ok.any(axis=1).all():
         return None
-    no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
     moves = max(1000, min(200 * problem.segments, REPAIR_WORK // problem.segments))
     for turn in range(REPAIRS):
         if perf_counter() > until:
@@ -63,9 +62,7 @@ def greedy_assignment(
             x[:] = int(np.argmax(problem.capacity_bytes))
         else:
             _annealing.largest_first(compiled, x)
-        excess, _ = _annealing.anneal(
-            compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x, *no_archive, 0
-        )
+        excess = _annealing.anneal(compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x)
         if excess == 0:
             return x
     return None

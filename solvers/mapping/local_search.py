@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from solvers.errors import SolverError
 from solvers.mapping.bounds import bounds_and_starts
-from solvers.mapping.evaluate import PROVEN, as_batch, evaluate, finish
+from solvers.mapping.evaluate import PROVEN, as_batch, finish
 from solvers.mapping.greedy import greedy_assignment
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request
@@ -67,13 +66,12 @@ class LocalSearch(MappingSolver):
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
         x = candidates[chosen].copy()
         history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
-        no_archive = np.empty((0, problem.segments), dtype=np.int64), np.empty((0, 2))
         moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
         hot = start_temperature(problem, moves)
         for turn in range(self.rounds):
             if bound >= value * PROVEN or request.left_s <= 0:
                 break
-            after, _ = _annealing.anneal(
+            after = _annealing.anneal(
                 compiled,
                 _annealing.WEIGHTED,
                 weight,
@@ -81,8 +79,6 @@ class LocalSearch(MappingSolver):
                 hot / (1 + 2 * (turn % 2)),
                 seed * self.rounds + turn,
                 x,
-                *no_archive,
-                0,
             )
             if after < value:
                 value = after
@@ -90,66 +86,6 @@ class LocalSearch(MappingSolver):
         return finish(
             problem, x, lower_bound=bound, solver=self.name, started=started, history=history, objective=value
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TradeOffs:
-    """Legal mappings of which none beats another in both T and E, fastest first."""
-
-    assignments: NDArray[np.int64]  # [N, K]
-    latency_ms: NDArray[np.float64]  # [N] T of the problem's regime
-    energy_mj: NDArray[np.float64]  # [N] static part included
-
-
-def local_search_many(
-    problem: MappingProblem,
-    weights: NDArray[np.float64],
-    *,
-    corners: NDArray[np.float64] | None = None,
-    seed: int = 0,
-    moves: int = 600,
-    most: int = 64,
-    warm_starts: NDArray[np.int64] | None = None,
-) -> TradeOffs:
-    """Return the non-dominated mappings met by annealing once for each objective, in one compiled call.
-
-    Parameters
-    ----------
-    weights
-        [W, 2] rows (a, b): make a * T + b * E small, T in ms and E in mJ. The problem's own weights play no part.
-    corners
-        [C, 2] rows (Lq, Eq): make max(T / Lq, E / Eq) small; below 1 the corner is beaten in both. Reaches points
-        between those of weighted sums.
-    moves
-        Annealing moves for each objective.
-    most
-        Mappings kept at most; once full, a new one enters only where it beats another in both figures.
-    warm_starts
-        [M, K] mappings to start from as well; illegal ones are left out.
-
-    An empty result means that no legal mapping was found. Deterministic for a seed. Raises SolverError for weights or
-    corners that are negative or of another shape.
-    """
-    from solvers.mapping import _annealing
-    from solvers.mapping._kernels import arrays
-
-    weights = np.asarray(weights, dtype=np.float64).reshape(-1, 2)
-    aims = np.empty((0, 2)) if corners is None else np.asarray(corners, dtype=np.float64).reshape(-1, 2)
-    if not (len(weights) + len(aims) and (weights >= 0).all() and (aims > 0).all()):
-        raise SolverError("weights must be [W, 2] and >= 0, corners [C, 2] and > 0, one row at least")
-    compiled = arrays(problem)
-    relaxed = bounds_and_starts(problem, weights, compiled)[1]
-    starts = as_batch(problem, warm_starts, *relaxed, *simple_starts(problem, compiled, seed))
-    archive, points = np.empty((most, problem.segments), dtype=np.int64), np.empty((most, 2))
-    hot = start_temperature(problem, moves)
-    rows = np.concatenate([weights, 1 / aims])
-    modes = np.repeat([_annealing.WEIGHTED, _annealing.CORNER], [len(weights), len(aims)])
-    count = _annealing.anneal_each(compiled, starts, rows, modes, moves, hot, seed, archive, points)
-    found = archive[np.argsort(points[:count, 0], kind="stable")]
-    evaluation = evaluate(problem, found)
-    if not evaluation.feasible.all():
-        raise SolverError("local search returns a mapping that is not legal")
-    return TradeOffs(assignments=found, latency_ms=evaluation.latency_ms, energy_mj=evaluation.energy_mj)
 
 
 def simple_starts(

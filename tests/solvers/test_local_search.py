@@ -1,15 +1,10 @@
-"""Local search and its trade-offs against brute force."""
+"""Local search against brute force, greedy and its bound."""
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from solvers.errors import SolverError
 from solvers.mapping.bounds import lower_bound
-from solvers.mapping.evaluate import evaluate
 from solvers.mapping.greedy import Greedy
-from solvers.mapping.local_search import LocalSearch, local_search_many
+from solvers.mapping.local_search import LocalSearch
 
 WEIGHTS = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
@@ -57,47 +52,3 @@ def test_serial_chain_reaches_its_bound(random_problem):
         edge_bytes=np.full(39, 50.0),
     )
     assert LocalSearch().solve(problem).status == "optimal"
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_trade_offs_are_legal_and_none_beats_another(seed, random_problem, brute_force):
-    problem = random_problem(seed)
-    found = local_search_many(problem, WEIGHTS, seed=seed % 1000)
-    again = local_search_many(problem, WEIGHTS, seed=seed % 1000)
-    assert (found.assignments == again.assignments).all()
-    legal = brute_force(problem)[2].feasible.any()
-    assert legal or not len(found.latency_ms)
-    evaluation = evaluate(problem, found.assignments)
-    assert evaluation.feasible.all()
-    assert (np.diff(found.latency_ms) > 0).all()
-    assert (np.diff(found.energy_mj) < 0).all()
-
-
-def test_corners_reach_between_weighted_sums(random_problem):
-    """Of points (1, 10), (6, 6), (10, 1) no weighted sum prefers the middle one; the corner (7, 7) does."""
-    problem = random_problem(
-        0,
-        segments=1,
-        slots=3,
-        regime="serial",
-        memory=0.1,
-        compute_ms=np.array([[1.0, 6.0, 10.0]]),
-        energy_mj=np.array([[10.0, 6.0, 1.0]]),
-        allowed=np.ones((1, 3), dtype=bool),
-        static_w=0.0,
-    )
-    found = local_search_many(problem, WEIGHTS[:2], corners=np.array([[7.0, 7.0]]))
-    assert list(zip(found.latency_ms, found.energy_mj, strict=True)) == [(1.0, 10.0), (6.0, 6.0), (10.0, 1.0)]
-
-
-def test_trade_offs_hold_at_most_what_is_asked(random_problem):
-    problem = random_problem(11, segments=30, slots=6, memory=0.3, latency_weight=1.0, energy_weight=1.0)
-    assert 0 < len(local_search_many(problem, WEIGHTS, most=3).latency_ms) <= 3
-
-
-def test_bad_weights_are_refused(random_problem):
-    problem = random_problem(0, memory=0.1)
-    for weights, corners in ((np.array([[-1.0, 1.0]]), None), (np.empty((0, 2)), None), (WEIGHTS, np.zeros((1, 2)))):
-        with pytest.raises(SolverError):
-            local_search_many(problem, weights, corners=corners)
