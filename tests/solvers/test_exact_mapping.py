@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,8 +21,6 @@ from solvers.mapping.evaluate import evaluate
 from solvers.mapping.pipeline_dp import PipelineDP
 from solvers.mapping.problem import MappingProblem
 from solvers.mapping.symmetry import canonical, interchangeable_slots
-
-DATA = Path(os.environ.get("CHIPFRONT_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 def random_problem(
@@ -259,11 +257,9 @@ def test_same_seed_same_answer() -> None:
     assert runs[0].lower_bound == runs[1].lower_bound
 
 
-def test_topcuoglu() -> None:
+def test_topcuoglu(measured: Callable[[str], Path]) -> None:
     """The 10-task graph of Topcuoglu et al. 2002: its optimum is 73 (HEFT 80); each slot in our numbering's order."""
-    path = DATA / "solvers/heft_canonical/topcuoglu10.json"
-    if not path.exists():
-        pytest.skip(f"measured data not found: {path} (set CHIPFRONT_DATA)")
+    path = measured("solvers/heft_canonical/topcuoglu10.json")
     task = json.loads(path.read_text())
     # HEFT's upward rank is a topological order; slots run their tasks in it.
     order = [0, 2, 3, 1, 4, 5, 8, 6, 7, 9]

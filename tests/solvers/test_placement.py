@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 
@@ -23,8 +23,6 @@ from solvers.placement import (
 )
 from solvers.placement.evaluate import outline_excess_mm
 from solvers.placement.grid import gilmore_lawler
-
-DATA = Path(os.environ.get("CHIPFRONT_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 def problem_of(
@@ -188,11 +186,9 @@ def test_annealing_keeps_spacing() -> None:
     assert placement.status == "feasible" and violations(problem, placement) == ()
 
 
-def test_nug12() -> None:
+def test_nug12(measured: Callable[[str], Path]) -> None:
     """QAPLIB's nug12 is a 3 x 4 grid with Manhattan distances; its optimum is 578 (Gilmore-Lawler bound 493)."""
-    path = DATA / "solvers/qaplib/nug12/nug12.txt"
-    if not path.exists():
-        pytest.skip(f"measured data not found: {path} (set CHIPFRONT_DATA)")
+    path = measured("solvers/qaplib/nug12/nug12.txt")
     distance, flow = np.array(path.read_text().split()[1:], dtype=float).reshape(2, 12, 12)
     sites = np.array([(i % 4, i // 4) for i in range(12)], dtype=float)
     problem = PlacementProblem(
