@@ -99,19 +99,12 @@ def enumerate_designs(space: DesignSpace, library: ChipLibrary) -> Designs:
         library.chip(name)
     slots = [library.package(name).slots for name in space.packages]
     most = min(space.max_chips, max(slots))
-    multisets = [
-        row
-        for size in range(space.min_chips, most + 1)
-        for row in combinations_with_replacement(range(len(chips)), size)
-    ]
-    if not multisets:
+    if most < space.min_chips:
         raise DseError(
             f"the space holds no design: {space.min_chips} chips or more, but no package has over {max(slots)} slots",
             "lower space.min_chips or name a larger package",
         )
-    counts = np.zeros((len(multisets), len(chips)), np.int16)
-    for i, row in enumerate(multisets):
-        np.add.at(counts[i], list(row), 1)
+    counts = np.concatenate([_multisets(len(chips), size) for size in range(space.min_chips, most + 1)])
     axes = np.meshgrid(
         np.arange(len(counts)),
         np.arange(len(space.packages)),
@@ -131,6 +124,14 @@ def enumerate_designs(space: DesignSpace, library: ChipLibrary) -> Designs:
         batch=batch[fits].astype(np.int16),
         mapper=mapper[fits].astype(np.int16),
     )
+
+
+def _multisets(types: int, size: int) -> NDArray[np.int16]:
+    """Every multiset of `size` chips out of `types`, as counts [D, types]."""
+    chosen = np.array(list(combinations_with_replacement(range(types), size)), np.int64)  # [D, size]
+    counts = np.zeros((len(chosen), types), np.int16)
+    np.add.at(counts, (np.arange(len(chosen))[:, None], chosen), 1)
+    return counts
 
 
 def design_id(point: DesignPoint) -> str:

@@ -10,23 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.errors import SolverError
-from solvers.mapping.check import TOLERANCE, check, checked
+from solvers.mapping.check import TOLERANCE, checked
 from solvers.mapping.feasibility import explain_infeasible
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem, Status
-
-__all__ = [
-    "PROVEN",
-    "Evaluation",
-    "as_batch",
-    "best_of",
-    "check",
-    "checked",
-    "evaluate",
-    "explain_infeasible",
-    "finish",
-    "memory_bytes",
-    "times",
-]
 
 PROVEN = 1 - 2e-9  # an answer is optimal from this share of it proven; bounds are rounded down by 1e-9 for safety
 _CHUNK = 1 << 20  # numbers in a temporary array

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.errors import SolverError
-from solvers.mapping.evaluate import best_of, check, checked, evaluate, finish, memory_bytes, times
+from solvers.mapping.check import check, checked
+from solvers.mapping.evaluate import best_of, evaluate, finish, memory_bytes, times
 from solvers.mapping.problem import MappingProblem
 
 SEEDS = st.integers(0, 2**32 - 1)

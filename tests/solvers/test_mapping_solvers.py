@@ -9,7 +9,8 @@ import pytest
 
 from solvers.errors import SolverError
 from solvers.mapping.bounds import lower_bound
-from solvers.mapping.evaluate import check, checked, evaluate
+from solvers.mapping.check import check, checked
+from solvers.mapping.evaluate import evaluate
 from solvers.mapping.solve import solve_mapping
 from solvers.mapping.solver import MappingSolver, mapping_solvers
 
