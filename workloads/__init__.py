@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from workloads.errors import WorkloadError
     from workloads.factory import trace_factory
     from workloads.graph import Layer, OperatorKind, WorkloadGraph
+    from workloads.memory import PeakMemory, peak_memory
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.trace import trace
 
@@ -20,6 +21,7 @@ _HOME = {
     "Entry": "catalog",
     "Layer": "graph",
     "OperatorKind": "graph",
+    "PeakMemory": "memory",
     "Reference": "catalog",
     "Segment": "segments",
     "SegmentGraph": "segments",
@@ -31,6 +33,7 @@ _HOME = {
     "load": "catalog",
     "mark_fine_splittable_segments": "segments",
     "names": "catalog",
+    "peak_memory": "memory",
     "trace": "trace",
     "trace_factory": "factory",
 }
@@ -39,6 +42,7 @@ __all__ = [
     "Entry",
     "Layer",
     "OperatorKind",
+    "PeakMemory",
     "Reference",
     "Segment",
     "SegmentGraph",
@@ -50,6 +54,7 @@ __all__ = [
     "load",
     "mark_fine_splittable_segments",
     "names",
+    "peak_memory",
     "trace",
     "trace_factory",
 ]

@@ -38,8 +38,25 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LengthAxis:
+    """Where the sequence length of a model stands: dimension `dim` of input number `input`, counted in `unit`.
+
+    `per_second` units are one second of signal, where that has a meaning. Lengths are multiples of `multiple`.
+    """
+
+    dim: int
+    input: int = 0
+    unit: str = "samples"
+    per_second: float | None = None
+    multiple: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One model of the catalogue. `inputs` are (shape, dtype); empty where the factory gives its own."""
+    """One model of the catalogue. `inputs` are (shape, dtype); empty where the factory gives its own.
+
+    `specification` names a file of workloads/specifications: what its specification claims, part by part.
+    """
 
     name: str
     factory: str
@@ -47,6 +64,8 @@ class Entry:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
     references: tuple[Reference, ...] = ()
+    length: LengthAxis | None = None
+    specification: str = ""
 
 
 @cache
@@ -55,7 +74,9 @@ def _entries() -> Mapping[str, Entry]:
     for name, row in yaml.safe_load(FILE.read_text(encoding="utf-8")).items():
         inputs = (_input(item) for item in row.pop("inputs", ()))
         references = (Reference(**item) for item in row.pop("references", ()))
-        held[name] = Entry(name=name, inputs=tuple(inputs), references=tuple(references), **row)
+        axis = row.pop("length", None)
+        length = LengthAxis(**axis) if axis else None
+        held[name] = Entry(name=name, inputs=tuple(inputs), references=tuple(references), length=length, **row)
     for point in metadata.entry_points(group=ENTRY_POINTS):
         description = f"from the distribution {point.dist.name}" if point.dist else ""
         if point.name in held:

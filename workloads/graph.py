@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON that `WorkloadGraph.to_json` writes."""
 
 
@@ -47,6 +47,12 @@ MATRIX_KINDS = frozenset(
 Counting = Literal["fvcore", "handle", "estimated", "moved", "refused"]
 """Where a layer's count comes from: fvcore's own handle; an exact handle of ours; a named formula of ours;
 nothing to count because it only moves data; or not understood (reported by name, never silently zero)."""
+
+Phase = Literal["forward", "backward", "optimizer"]
+"""Which part of a training step a layer belongs to; all layers of an inference are forward."""
+
+Mode = Literal["inference", "train"]
+"""What a graph is of: a forward pass, or one training step (forward, backward, optimiser)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,8 @@ class Layer:
     float_bytes: int = 4
     counting: Counting = "fvcore"
     formula: str = ""
+    phase: Phase = "forward"
+    source: str = ""  # of a refused operator: file, line and code that called it
     seq_len: int = 0
     embed_dim: int = 0
     num_heads: int = 0
@@ -135,6 +143,7 @@ class WorkloadGraph:
     weight_bytes: int
     input_shapes: tuple[tuple[int, ...], ...] = ()
     batch: int = 1
+    mode: Mode = "inference"
     aliases: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
 
