@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workloads.graph import WorkloadGraph
-from workloads.traffic import peak_live_bytes, segment_reads
+from workloads.traffic import live_bytes, segment_reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +26,19 @@ class PeakMemory:
 
 def peak_memory(graph: WorkloadGraph) -> PeakMemory:
     """Return the peak over the schedule: weights all the time, each tensor from its layer to the last that reads it."""
+    return PeakMemory(
+        weight_bytes=graph.weight_bytes, activation_bytes=int(live_activation_bytes(graph).max(initial=0.0))
+    )
+
+
+def live_activation_bytes(graph: WorkloadGraph) -> NDArray[np.float64]:
+    """Return the sum [N] of the tensors that are live while each layer runs."""
     if not graph.layers:
-        return PeakMemory(weight_bytes=graph.weight_bytes, activation_bytes=0)
+        return np.zeros(0)
     one = np.zeros(len(graph.layers), np.int64)
     written = np.array([layer.output_bytes for layer in graph.layers], np.float64)
     read = np.array([layer.input_bytes for layer in graph.layers], np.float64)
     edges, edge_bytes = graph.edges, graph.edge_bytes.astype(np.float64)
     internal = np.bincount(edges[:, 1], edge_bytes, len(graph.layers)) if len(edges) else np.zeros(len(graph.layers))
     reads = segment_reads(edges, edge_bytes, written, one)
-    peak = peak_live_bytes(reads, written, np.maximum(read - internal, 0.0), one)
-    return PeakMemory(weight_bytes=graph.weight_bytes, activation_bytes=int(peak[0]))
+    return live_bytes(reads, written, np.maximum(read - internal, 0.0), one)

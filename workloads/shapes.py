@@ -146,11 +146,20 @@ def _pool(call: Call) -> dict[str, int]:
 
 
 def _fft(call: Call) -> dict[str, int]:
+    """Return points of a transform, how many there are, and the hop of a short-time one."""
+    x, out = call.tensors[0], call.output
     if "n_fft" in call.arguments:
         size = int(call.arguments["n_fft"])
         hop = call.arguments["hop_length"]
-        return {"length": size, "hop": int(hop) if hop is not None else size // 4}
-    return {}
+        spectrum = x if call.operator == "istft" else out  # [..., bins, frames], complex or with a last pair
+        shape = spectrum.shape if spectrum.is_complex else spectrum.shape[:-1]
+        transforms = math.prod(shape) // max(shape[-2], 1)
+        return {"length": size, "hop": int(hop) if hop is not None else size // 4, "transforms": transforms}
+    dims = call.arguments.get("dim", -1)
+    chosen = [dims] if isinstance(dims, int) else list(dims or range(len(x.shape)))
+    full = [max(a, b) for a, b in zip(x.shape, out.shape, strict=True)]
+    length = math.prod(full[dim] for dim in chosen)
+    return {"length": length, "transforms": math.prod(full) // max(length, 1)}
 
 
 def _embedding(call: Call) -> dict[str, int]:

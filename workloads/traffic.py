@@ -81,7 +81,18 @@ def peak_live_bytes(
     external_bytes: NDArray[np.float64],
     segment_of_layer: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Largest sum [K] of live tensors while a segment runs its layers in program order.
+    """Largest sum [K] of live tensors while a segment runs its layers in program order; see `live_bytes`."""
+    live = live_bytes(reads, output_bytes, external_bytes, segment_of_layer)
+    return np.maximum.reduceat(live, np.flatnonzero(np.diff(segment_of_layer, prepend=-1)))
+
+
+def live_bytes(
+    reads: Reads,
+    output_bytes: NDArray[np.float64],
+    external_bytes: NDArray[np.float64],
+    segment_of_layer: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Sum [N] of the tensors that are live in a segment while each of its layers runs, in program order.
 
     What it reads of other segments is live from its start to the last layer that reads it; what a layer writes from
     that layer to the last one of the segment that reads it, or to the end of the segment where others read it or
@@ -99,4 +110,5 @@ def peak_live_bytes(
     freed = sum_by(used_until, output_bytes, layers)
     freed += sum_by(reads.last[inside], reads.bytes[inside], layers)
     live = np.cumsum(claimed) - np.cumsum(freed) + freed  # a tensor is live while its last reader runs
-    return np.maximum.reduceat(live + external_bytes, first)
+    total: NDArray[np.float64] = live + external_bytes
+    return total
