@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workloads.errors import WorkloadError
+from workloads.files import is_model_file, trace_file
 from workloads.graph import WorkloadGraph
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def trace_factory(
     Parameters
     ----------
     factory
-        See `build`.
+        See `build`; or the path of a model file (see `workloads.trace_file`).
     inputs
         Shapes such as "1x3x224x224" or "1x128:int64", needed where the factory returns a module alone.
     name
@@ -165,6 +166,8 @@ def trace_factory(
     WorkloadError
         As `build` and `workloads.trace` do.
     """
+    if is_model_file(factory):
+        return trace_file(factory, inputs, name=name, cache=cache)
     shapes = [parse_input(text) for text in inputs or ()]
     from workloads.trace import trace
 
