@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from workloads.factory import trace_factory
     from workloads.graph import Layer, OperatorKind, WorkloadGraph
     from workloads.memory import PeakMemory, peak_memory
+    from workloads.scaling import Family, at_precision, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.trace import trace
 
 _HOME = {
     "Entry": "catalog",
+    "Family": "scaling",
     "Layer": "graph",
     "OperatorKind": "graph",
     "PeakMemory": "memory",
@@ -27,9 +29,11 @@ _HOME = {
     "SegmentGraph": "segments",
     "WorkloadError": "errors",
     "WorkloadGraph": "graph",
+    "at_precision": "scaling",
     "build_segments": "segments",
     "describe": "describe",
     "entry": "catalog",
+    "family": "scaling",
     "load": "catalog",
     "mark_fine_splittable_segments": "segments",
     "names": "catalog",
@@ -40,6 +44,7 @@ _HOME = {
 
 __all__ = [
     "Entry",
+    "Family",
     "Layer",
     "OperatorKind",
     "PeakMemory",
@@ -48,9 +53,11 @@ __all__ = [
     "SegmentGraph",
     "WorkloadError",
     "WorkloadGraph",
+    "at_precision",
     "build_segments",
     "describe",
     "entry",
+    "family",
     "load",
     "mark_fine_splittable_segments",
     "names",

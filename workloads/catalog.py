@@ -41,7 +41,8 @@ class Reference:
 class LengthAxis:
     """Where the sequence length of a model stands: dimension `dim` of input number `input`, counted in `unit`.
 
-    `per_second` units are one second of signal, where that has a meaning. Lengths are multiples of `multiple`.
+    `per_second` units are one second of signal, where that has a meaning. Sizes inside the network are affine in those
+    lengths that differ by multiples of `multiple` (1: not known). Below `padded_to` the network pads to that length.
     """
 
     dim: int
@@ -49,6 +50,7 @@ class LengthAxis:
     unit: str = "samples"
     per_second: float | None = None
     multiple: int = 1
+    padded_to: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,15 +135,19 @@ def load(name: str, cache: bool = True) -> WorkloadGraph:
     WorkloadError
         If there is no such model, or it cannot be traced.
     """
-    model = entry(name)
+    return traced(entry(name), cache=cache)
+
+
+def traced(model: Entry, *, cache: bool = True) -> WorkloadGraph:
+    """Return the graph of an entry, as `load` does of a name; its inputs may have been given another size."""
     ships = model.factory.startswith("workloads.")
     content = key(model) if cache and ships else ""
-    if content and (stored := graph_cache.read(name, content)) is not None:
+    if content and (stored := graph_cache.read(model.name, content)) is not None:
         return stored
     from workloads.trace import trace
 
     module, inputs = build(model.factory, model.inputs, kwargs=model.kwargs, device="meta")
-    graph = trace(module, inputs, name=name, cache=cache and not ships)
+    graph = trace(module, inputs, name=model.name, cache=cache and not ships)
     if content:
-        graph_cache.write(name, content, graph)
+        graph_cache.write(model.name, content, graph)
     return graph

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
 from workloads.errors import WorkloadError
-from workloads.graph import KIND_CODES, Layer, OperatorKind, WorkloadGraph
+from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.resized import scaled
 from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
 
 SEGMENT_SIZE = 4
@@ -100,7 +101,7 @@ class SegmentGraph(Sequence[Segment]):
     @cached_property
     def features(self) -> NDArray[np.void]:
         """Record array [N] of LAYER_FEATURES, at this batch and precision."""
-        return _scaled(self.graph, self.batch, self.float_bytes).rows
+        return scaled(self.graph, self.batch, self.float_bytes).rows
 
     @cached_property
     def flops(self) -> NDArray[np.float64]:
@@ -230,48 +231,15 @@ def _traced_float_bytes(graph: WorkloadGraph) -> int:
     return sizes.most_common(1)[0][0] if sizes else 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scaled:
-    """A graph's arrays at another batch and precision."""
-
-    rows: NDArray[np.void]  # [N] LAYER_FEATURES
-    edge_bytes: NDArray[np.float64]  # [E]
-    external_bytes: NDArray[np.float64]  # [N] read of the model's inputs
-    precision: NDArray[np.float64]  # [N] by what bytes of weights grow
-
-
-def _scaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> _Scaled:
-    """Scale each tensor by the floating size of the layer that wrote it; the model's inputs by that of the reader."""
-    rows = graph.features.copy()
-    precision = np.where(
-        rows["float_bytes"] > 0, float_bytes / np.where(rows["float_bytes"] > 0, rows["float_bytes"], 1.0), 1.0
-    )
-    growth = batch / graph.batch * precision
-    producer, consumer = graph.edges.T
-    edge_bytes = graph.edge_bytes * growth[producer]
-    external = np.maximum(rows["input_bytes"] - sum_by(consumer, graph.edge_bytes, len(rows)), 0.0)
-    different = sum_by(consumer, edge_bytes - graph.edge_bytes * growth[consumer], len(rows))
-    rows["input_bytes"] = np.maximum(rows["input_bytes"] * growth + different, 0.0)
-    rows["output_bytes"] *= growth
-    for index in np.flatnonzero(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING]):
-        whole = max(graph.layers[index].resident_bytes, rows["weight_bytes"][index])
-        rows["weight_bytes"][index] = min(rows["weight_bytes"][index] * batch / graph.batch, whole)
-    rows["weight_bytes"] *= precision
-    rows["float_bytes"] *= precision
-    for name in ("macs", "flops"):
-        rows[name] *= batch / graph.batch
-    return _Scaled(rows=rows, edge_bytes=edge_bytes, external_bytes=external * growth, precision=precision)
-
-
 def _sizes(
     graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], batch: int, float_bytes: int
 ) -> tuple[dict[str, list[Any]], NDArray[np.int64], NDArray[np.float64]]:
     """What depends on batch and precision: columns [K] of Segment, and the edges between segments with their bytes."""
-    scaled = _scaled(graph, batch, float_bytes)
-    rows, count = scaled.rows, int(segment_of_layer[-1]) + 1
+    resized = scaled(graph, batch, float_bytes)
+    rows, count = resized.rows, int(segment_of_layer[-1]) + 1
     first = np.searchsorted(segment_of_layer, np.arange(count))
-    reads = segment_reads(graph.edges, scaled.edge_bytes, rows["output_bytes"], segment_of_layer)
-    limits = tensor_limits(graph.edges, scaled.edge_bytes, rows["output_bytes"])
+    reads = segment_reads(graph.edges, resized.edge_bytes, rows["output_bytes"], segment_of_layer)
+    limits = tensor_limits(graph.edges, resized.edge_bytes, rows["output_bytes"])
     edges, edge_bytes = segment_edges(reads, segment_of_layer)
 
     def total(values: NDArray[np.float64]) -> list[float]:
@@ -283,9 +251,9 @@ def _sizes(
         "macs": total(rows["macs"]),
         "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]),
         "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
-        "weight_bytes": _resident_weights(graph, scaled.precision, segment_of_layer).tolist(),
+        "weight_bytes": _resident_weights(graph, resized.precision, segment_of_layer).tolist(),
         "workspace_bytes": peak_live_bytes(
-            reads, rows["output_bytes"], scaled.external_bytes, segment_of_layer
+            reads, rows["output_bytes"], resized.external_bytes, segment_of_layer
         ).tolist(),
         "traffic_in_bytes": sum_by(edges[:, 1], edge_bytes, count).tolist(),
         "traffic_out_bytes": written_for_others(reads, limits, segment_of_layer).tolist(),
