@@ -8,7 +8,6 @@ model exports, also on the meta device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from workloads.errors import WorkloadError
 from workloads.models.htdemucs_transformer import CrossTransformer, DConv
+from workloads.models.htdemucs_spectrum import as_channels, as_spectrum, normalised, spectrogram, waveform
 
 SOURCES = ("drums", "bass", "other", "vocals")
 
@@ -160,7 +160,6 @@ class HTDemucs(nn.Module):
                 "nfft / 2 a multiple of stride^depth, and above kernel before the last layer",
             )
         self.sources, self.audio_channels = tuple(sources), audio_channels
-        self.nfft, self.hop = nfft, nfft // 4
         self.samplerate, self.segment_s, self.use_train_segment = samplerate, segment_s, use_train_segment
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(nfft), persistent=False)
@@ -201,7 +200,7 @@ class HTDemucs(nn.Module):
             else nn.Identity()
         )
         if rescale:
-            _rescale_convolutions(self, rescale)
+            rescale_convolutions(self, rescale)
 
         width = bottom_channels or widths[-1]
         self.upsample, self.downsample, self.time_upsample, self.time_downsample = (
@@ -225,8 +224,8 @@ class HTDemucs(nn.Module):
         if self.use_train_segment and not self.training and length < self.segment_samples:
             mix = F.pad(mix, (0, self.segment_samples - length))
 
-        x, mean, std = _normalised(self._spectrogram(mix))
-        y, mean_time, std_time = _normalised(mix)
+        x, mean, std = normalised(self._spectrogram(mix))
+        y, mean_time, std_time = normalised(mix)
         saved: list[tuple[Tensor, int, Tensor, int]] = []
         for index, (encode, encode_time) in enumerate(zip(self.encoder, self.time_encoder, strict=True)):
             sizes = x.shape[2], y.shape[2]
@@ -249,51 +248,15 @@ class HTDemucs(nn.Module):
         return (wave + y.view(wave.shape))[..., :length]
 
     def _spectrogram(self, wave: Tensor) -> Tensor:
-        """[B, C, T] to [B, 2 C, nfft / 2, ceil(T / hop)]: real and imaginary parts, the Nyquist bin dropped.
-
-        Frame i is centred on sample (i + 1/2) hop; the frames beyond the two ends, mere reflections, are left out.
-        """
-        batch, channels, length = wave.shape
-        frames, pad = math.ceil(length / self.hop), self.hop // 2 * 3
-        wave = _pad_reflect(wave, pad, pad + frames * self.hop - length)
-        spectrum = torch.stft(
-            wave.flatten(0, 1), self.nfft, self.hop, window=self.window, normalized=True, return_complex=True
-        )[:, :-1, 2 : 2 + frames]
-        parts = torch.view_as_real(spectrum)
-        return parts.view(batch, channels, *parts.shape[1:]).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        """[B, C, T] to [B, 2 C, nfft / 2, ceil(T / hop)]: real and imaginary parts."""
+        return as_channels(spectrogram(wave, self.window))
 
     def _waveform(self, parts: Tensor, length: int) -> Tensor:
-        """[B, S 2 C, nfft / 2, frames] to [B, S, C, length]: the inverse of `_spectrogram`.
-
-        Overlap-add of the windowed frames, where those left out at the ends (1.5 hops are affected) count as silent.
-        Four squared Hann windows a quarter apart add up to 1.5 everywhere, so that torch.istft's search of the
-        envelope for zeros, which depends on data, is not needed.
-        """
-        parts = parts.view(parts.shape[0], len(self.sources), self.audio_channels, 2, *parts.shape[2:])
-        spectrum = torch.view_as_complex(parts.permute(0, 1, 2, 5, 4, 3).contiguous())
-        frames = torch.fft.irfft(spectrum, n=self.nfft, norm="ortho") * self.window / 1.5
-        quarters = (F.pad(part, (0, 0, index, 3 - index)) for index, part in enumerate(frames.split(self.hop, dim=-1)))
-        first, second, third, fourth = quarters
-        return (first + second + third + fourth).flatten(-2)[..., self.hop // 2 * 3 :][..., :length]
+        """[B, S 2 C, nfft / 2, frames] to [B, S, C, length]: the inverse of `_spectrogram`."""
+        return waveform(as_spectrum(parts, (len(self.sources), self.audio_channels)), self.window, length)
 
 
-def _normalised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each example less its mean, over its standard deviation; and both."""
-    dims = tuple(range(1, x.dim()))
-    mean, std = x.mean(dims, keepdim=True), x.std(dims, keepdim=True)
-    return (x - mean) / (1e-5 + std), mean, std
-
-
-def _pad_reflect(wave: Tensor, left: int, right: int) -> Tensor:
-    """Reflect at both ends; zeros first, where the signal is too short for it."""
-    missing = max(0, max(left, right) + 1 - wave.shape[-1])
-    zeros_right = min(right, missing)
-    zeros_left = missing - zeros_right
-    wave = F.pad(wave, (zeros_left, zeros_right))
-    return F.pad(wave, (left - zeros_left, right - zeros_right), mode="reflect")
-
-
-def _rescale_convolutions(model: nn.Module, reference: float) -> None:
+def rescale_convolutions(model: nn.Module, reference: float) -> None:
     """Divide weight and bias of each convolution by sqrt(std / reference) (Defossez et al. 2019, arXiv 1911.13254)."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d):
