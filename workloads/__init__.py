@@ -8,17 +8,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workloads.calls import Call, Count
     from workloads.catalog import Entry, Reference, entry, load, names
     from workloads.describe import describe
     from workloads.errors import WorkloadError
     from workloads.factory import trace_factory
+    from workloads.files import trace_file
     from workloads.graph import Layer, OperatorKind, WorkloadGraph
     from workloads.memory import PeakMemory, peak_memory
+    from workloads.operators import count_operator
     from workloads.scaling import Family, at_precision, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.trace import trace
 
 _HOME = {
+    "Call": "calls",
+    "Count": "calls",
     "Entry": "catalog",
     "Family": "scaling",
     "Layer": "graph",
@@ -31,6 +36,7 @@ _HOME = {
     "WorkloadGraph": "graph",
     "at_precision": "scaling",
     "build_segments": "segments",
+    "count_operator": "operators",
     "describe": "describe",
     "entry": "catalog",
     "family": "scaling",
@@ -40,9 +46,12 @@ _HOME = {
     "peak_memory": "memory",
     "trace": "trace",
     "trace_factory": "factory",
+    "trace_file": "files",
 }
 
 __all__ = [
+    "Call",
+    "Count",
     "Entry",
     "Family",
     "Layer",
@@ -55,6 +64,7 @@ __all__ = [
     "WorkloadGraph",
     "at_precision",
     "build_segments",
+    "count_operator",
     "describe",
     "entry",
     "family",
@@ -64,6 +74,7 @@ __all__ = [
     "peak_memory",
     "trace",
     "trace_factory",
+    "trace_file",
 ]
 
 

@@ -17,9 +17,10 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from workloads.calls import Call, Count
 from workloads.errors import WorkloadError
-from workloads.flops import IDENTITIES, count, looked_up
-from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.flops import IDENTITIES, RULES, count, looked_up
+from workloads.graph import Layer, OperatorKind, Phase, WorkloadGraph
 from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
+from workloads.sources import source_of
 from workloads.values import (
     Storage,
     Value,
@@ -52,6 +53,7 @@ class Walker:
     aliases: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
+    phase: Phase = "forward"
 
     def walk(self, module: fx.GraphModule, inputs: Sequence[Any], scope: tuple[str, str] = ("", "")) -> Any:
         """Walk a graph module with its placeholders bound to `inputs`; return what it returns."""
@@ -71,8 +73,8 @@ class Walker:
                     values[node] = self._call(node, values, here)
                 except GuardOnDataDependentSymNode:
                     raise WorkloadError(
-                        f"the size of what {node.target} returns in module {here[0] or '(the model itself)'} depends "
-                        "on the data, so its cost has no number",
+                        f"the size of what {node.target} returns {_place(node, scope)} depends on the data, so its "
+                        "cost has no number",
                         "give it a fixed size: torch.where, topk or a mask instead of nonzero or boolean indexing",
                     ) from None
         return None
@@ -159,7 +161,8 @@ class Walker:
             return self._refuse(node, name, inputs, scope)
         if plain in OVERWRITES:
             inputs = [v for v in inputs if v not in written]
-        return self._layer(node, name, figures, call, inputs, written, scope)
+        known = call if plain in RULES or call.pointwise else None  # a custom operator's arguments may mean anything
+        return self._layer(node, name, figures, known, inputs, written, scope)
 
     def _layer(
         self,
@@ -205,6 +208,8 @@ class Walker:
                 float_bytes=float_bytes([*map(spec_of, outputs), *(v.spec for v in inputs)]),
                 counting=figures.counting,
                 formula=figures.formula,
+                phase=self.phase,
+                source=source_of(node) if figures.counting == "refused" else "",
                 seq_len=features.seq_len,
                 embed_dim=features.embed_dim,
                 num_heads=features.num_heads,
@@ -258,6 +263,12 @@ def _scope(node: fx.Node, outer: tuple[str, str]) -> tuple[str, str]:
     return str(path), (kind if isinstance(kind, str) else kind.__qualname__).rsplit(".", 1)[-1]
 
 
+def _place(node: fx.Node, outer: tuple[str, str]) -> str:
+    """Return in words where the operator was called: module, and source line where it is known."""
+    source = source_of(node)
+    return f"in module {_scope(node, outer)[0] or '(the model itself)'}" + (f" ({source})" if source else "")
+
+
 def _name(target: Any) -> str:
     """Return what the ledger calls an operator: "aten.add.Tensor", or the name of a Python function."""
     return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
@@ -270,8 +281,8 @@ def _check_dense(node: fx.Node, outer: tuple[str, str]) -> None:
         if batched or tensor.is_nested or tensor.layout is not torch.strided:
             kind = "of torch.vmap" if batched else "nested" if tensor.is_nested else f"of {tensor.layout}"
             raise WorkloadError(
-                f"{_name(node.target)} in module {_scope(node, outer)[0] or '(the model itself)'} makes a tensor "
-                f"{kind}, whose work and bytes cannot be counted",
+                f"{_name(node.target)} {_place(node, outer)} makes a tensor {kind}, whose work and bytes cannot be "
+                "counted",
                 "write it with dense tensors: a batch dimension instead of vmap, padding instead of nesting",
             )
 
@@ -292,13 +303,13 @@ def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     return views[0] if isinstance(node.meta["val"], torch.Tensor) else views
 
 
-def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) -> WorkloadGraph:
-    """Return the workload graph of an exported program of `module`.
+def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
+    """Return the workload graph of an exported program, of which only shapes, dtypes and storages matter.
 
-    Parameters count once each, however many names they have; `weight_bytes` are those of the parameters and buffers
-    that some layer reads.
+    Parameters, those that nothing uses included, count once each, however many names they have; `weight_bytes` are
+    those of the parameters and buffers that some layer reads.
     """
-    inputs, input_shapes = _placeholders(program, module)
+    inputs, input_shapes = _placeholders(program)
     if input_shapes and input_shapes[0][:1] == (0,):
         raise WorkloadError(f"the first input of {name} has shape {input_shapes[0]}", "a batch of at least 1 example")
     used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
@@ -306,12 +317,13 @@ def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) ->
     walker.walk(program.graph_module, inputs)
     read = {weight for layer in walker.layers for weight in layer.weights}
     edges = sorted(walker.edges)
+    parameters = {identity(p): p.numel() for p in program.state_dict.values() if isinstance(p, torch.nn.Parameter)}
     return WorkloadGraph(
         name=name,
         layers=tuple(walker.layers),
         edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
         edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
-        parameters=sum(p.numel() for p in {identity(p): p for p in module.parameters()}.values()),
+        parameters=sum(parameters.values()),
         weight_bytes=sum(nbytes for weight, nbytes in used.items() if weight in read),
         input_shapes=input_shapes,
         batch=input_shapes[0][0] if input_shapes and input_shapes[0] else 1,
@@ -320,9 +332,10 @@ def build_graph(program: ExportedProgram, module: torch.nn.Module, name: str) ->
     )
 
 
-def _placeholders(program: ExportedProgram, module: torch.nn.Module) -> tuple[list[Any], tuple[tuple[int, ...], ...]]:
+def _placeholders(program: ExportedProgram) -> tuple[list[Any], tuple[tuple[int, ...], ...]]:
     """Return the value of each placeholder, and the shapes of the tensor inputs."""
-    held = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    held = {name: item for name, item in program.constants.items() if isinstance(item, torch.Tensor)}
+    held |= program.state_dict
     storages: dict[Any, Storage] = {}
     nodes = [node for node in program.graph_module.graph.nodes if node.op == "placeholder"]
     values: list[Any] = []

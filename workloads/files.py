@@ -17,7 +17,16 @@ def _onnx(path: Path, inputs: Sequence[str] | None, name: str, cache: bool) -> W
     return trace(module, examples, name=name, cache=cache)
 
 
-LOADERS: Mapping[str, Callable[[Path, Sequence[str] | None, str, bool], WorkloadGraph]] = {".onnx": _onnx}
+def _program(path: Path, inputs: Sequence[str] | None, name: str, cache: bool) -> WorkloadGraph:
+    from workloads.programs import trace_program
+
+    return trace_program(path, inputs or (), name=name, cache=cache)
+
+
+LOADERS: Mapping[str, Callable[[Path, Sequence[str] | None, str, bool], WorkloadGraph]] = {
+    ".onnx": _onnx,
+    ".pt2": _program,
+}
 """Suffix -> function of path, input shapes, name of the graph and whether to use the cache."""
 
 
@@ -38,7 +47,7 @@ def trace_file(
     Parameters
     ----------
     path
-        An ONNX model (.onnx).
+        An ONNX model (.onnx), or a program saved by `torch.export.save` (.pt2).
     inputs
         Shapes such as "1x3x224x224" or "1x128:int64", one for each input, in the file's order; needed where the file
         leaves sizes open.

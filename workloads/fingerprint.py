@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workloads.operators import registered
+
 if TYPE_CHECKING:
     from torch import nn
 
-TRACER_FILES = ("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "shapes", "trace", "values")
+TRACER_FILES = (
+    *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "operators", "programs", "shapes", "sources"),
+    *("trace", "values"),
+)
 """The files of this package that decide what a traced graph holds."""
 
 
@@ -45,6 +50,11 @@ def tracer_version() -> tuple[str, ...]:
     return (*versions, *(file_digest(here / f"{name}.py") for name in TRACER_FILES))
 
 
+def registered_rules() -> list[object]:
+    """Return what identifies the rules of custom operators: their names and code."""
+    return [item for name, rule in sorted(registered().items()) for item in (name, *_plain(rule, set()))]
+
+
 def fingerprint(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> str:
     """Return a hash that changes with whatever can change the trace of `module` on these inputs.
 
@@ -52,7 +62,7 @@ def fingerprint(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     them are one tensor, the code of the classes and the sources of their packages, the inputs, and the tracer with its
     libraries. It does not hold the values of tensors, on which no trace depends.
     """
-    parts: list[object] = [name, *tracer_version()]
+    parts: list[object] = [name, *tracer_version(), *registered_rules()]
     seen: dict[int, int] = {}
     for path, child in module.named_modules(remove_duplicate=False):
         parts += [path, type(child).__module__, type(child).__qualname__]

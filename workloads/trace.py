@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import linecache
 import logging
 import re
 import sys
-import sysconfig
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +19,7 @@ from workloads.dataflow import build_graph
 from workloads.errors import WorkloadError
 from workloads.fingerprint import fingerprint
 from workloads.graph import WorkloadGraph
+from workloads.sources import source_of_error
 
 DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependent", "_local_scalar_dense", "Could not extract specialized")
 DATA_DEPENDENT_HINT = (
@@ -82,12 +79,12 @@ def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], nam
     tensors = [*module.parameters(), *module.buffers()]
     if tensors and all(tensor.is_meta for tensor in tensors):
         args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
-    with _evaluation(module), _quiet():
+    with _evaluation(module), quiet():
         try:
             program = torch.export.export(module, args, kwargs, strict=False)
         except Exception as error:  # whatever the model's own code raises on the way
             raise _explain(error, module, name) from None
-        return build_graph(program, module, name)
+        return build_graph(program, name)
 
 
 @contextmanager
@@ -107,7 +104,7 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch from logging tracebacks, warning and printing graphs while it exports; the exception says it all.
 
     What the model prints on stdout goes to stderr: stdout is for results.
@@ -134,34 +131,9 @@ def _explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
     parts = [f"{name} cannot be traced: {reason}"]
     if (operator := re.search(r"\baten[.:]+\w+(\.\w+)?", text)) and operator[0] not in reason:
         parts.append(f"operator {operator[0]}")
-    place, path = _where(error, module)
+    place, path = source_of_error(error, module)
     if place:
         parts.append(f"at {place}")
     if path is not None:
         parts.append(f"in module {path or '(the model itself)'}")
     return WorkloadError(", ".join(parts), hint)
-
-
-def _where(error: Exception, module: nn.Module) -> tuple[str, str | None]:
-    """Return "file:line, code" of the innermost frame outside of torch, and the path of the module it belongs to."""
-    paths = {id(child): path for path, child in module.named_modules()}
-    place, owner = "", None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        inside = frame.f_locals.get("self")
-        if id(inside) in paths:
-            owner = paths[id(inside)]
-        file = frame.f_code.co_filename
-        if not _of_the_user(file):
-            continue
-        code = linecache.getline(file, line).strip()
-        place = f"{file}:{line} `{code}`"
-    return place, owner
-
-
-def _of_the_user(file: str) -> bool:
-    """Whether a source file is the model's, neither Python's, torch's nor the tracer's."""
-    path = Path(file)
-    standard = Path(sysconfig.get_paths()["stdlib"])
-    if file.startswith("<") or path.is_relative_to(Path(torch.__file__).parent) or path.parent == Path(__file__).parent:
-        return False
-    return not path.is_relative_to(standard) or "site-packages" in path.parts
