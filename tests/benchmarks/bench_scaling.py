@@ -13,7 +13,7 @@ BETWEEN = 1.37
 
 
 def measure() -> list[Figure]:
-    """Error of a model's MACs at a batch and a length that share the fit's remainders, and at a length that does not."""
+    """Error of MACs at a batch and a length that share the fit's remainders, and at a length that does not."""
     figures = []
     for name in workloads.names():
         family = workloads.family(name)
