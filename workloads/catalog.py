@@ -29,7 +29,7 @@ ENTRY_POINTS = "chipfront.workloads"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A published figure: `quantity` is parameters, macs, matrix_macs or matrix_macs.KIND."""
+    """A published figure: `quantity` is one of those that `workloads.describe.quantity` knows."""
 
     quantity: str
     value: float

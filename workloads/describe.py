@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workloads.graph import MATRIX_KINDS, Layer, WorkloadGraph
+from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, WorkloadGraph
 
 if TYPE_CHECKING:
     from workloads.catalog import Reference
 
 AGREEMENT = 1e-3
 """Relative difference up to which a published figure, printed with four digits, agrees with the traced one."""
+
+
+COMPLEX_GEMM = MATRIX_KINDS - {OperatorKind.CONV}
+"""Kinds whose complex products are four real ones each."""
 
 
 def describe(graph: WorkloadGraph, reference: Sequence[Reference] = ()) -> dict[str, Any]:
@@ -94,8 +98,13 @@ def quantity(graph: WorkloadGraph, name: str) -> int:
     """Return a figure of the graph by the name that `Reference.quantity` gives it.
 
     `parameters`; `macs`: all, norms and pooling as fvcore counts them; `matrix_macs`: those of convolutions, matrix
-    products, attention and recurrent layers, the usual "GMACs" of publications; `matrix_macs.KIND`: of one kind.
+    products, attention and recurrent layers, the usual "GMACs" of publications; `matrix_macs.KIND`: of one kind;
+    `macs.complex_as_one`: all, but a product of a complex matrix product is one, as fvcore counts it, not four.
     """
+    if name == "macs.complex_as_one":
+        return sum(
+            x.macs // 4 if x.kind in COMPLEX_GEMM and x.dtype.startswith("complex") else x.macs for x in graph.layers
+        )
     head, _, kind = name.partition(".")
     if head == "matrix_macs":
         return sum(x.macs for x in graph.layers if (x.kind == kind if kind else x.kind in MATRIX_KINDS))

@@ -4,7 +4,7 @@ One register, `RULES`, maps an operator's name (without overload and without the
 form; with its namespace where that is not aten) to a `Rule`. Where fvcore has a handle, the handle itself is called on
 values that look to it like those of a jit trace, so that a graph's count equals `FlopCountAnalysis.total()`. fvcore is
 not followed where it is wrong: broadcast matrix products, einsum (four significant digits), convolutions padded by
-name (which it misses) and complex operands, which it counts as if they were real.
+name (which it misses) and complex operands of matrix products, which it counts as if they were real.
 
 Counting convention: a multiply-accumulate is one MAC and two operations. In estimates every arithmetic operation,
 comparison and elementary function (exp, erf, sqrt, ...) is one operation; composites count the operations of their
@@ -22,7 +22,14 @@ from workloads.calls import Call, Constant, Count, Rule, TensorSpec, named
 from workloads.estimates import ESTIMATES, elementwise, estimate, per_input
 from workloads.graph import Counting, OperatorKind
 
-COMPLEX_NOTE = "a complex product is 4 real ones"
+COMPLEX_PRODUCTS = {OperatorKind.CONV: 3}
+"""Real products of one complex product, by kind; 4 for all others.
+
+Matrix products run as cgemm: 4. Convolutions run as three real ones, Gauss's trick: with a = Re w * Re x and
+b = Im w * Im x, the real part is a - b and the imaginary part (Re w + Im w) * (Re x + Im x) - a - b
+(`complex_convolution` in PyTorch's aten/src/ATen/native/Convolution.cpp, on any device). The additions that it takes
+are not counted, as those of a bias are not.
+"""
 
 
 def _exact(kind: OperatorKind, counting: Counting, macs: int, formula: str = "") -> Count:
@@ -30,9 +37,11 @@ def _exact(kind: OperatorKind, counting: Counting, macs: int, formula: str = "")
 
 
 def _complex(call: Call, kind: OperatorKind, counting: Counting, macs: int, formula: str = "") -> Count:
-    """Count a matrix product or convolution, whose complex multiplications are four real ones each."""
+    """Count a matrix product or convolution, where a complex product is several real ones."""
     if call.output.is_complex:
-        return _exact(kind, "handle", 4 * macs, f"{formula}; {COMPLEX_NOTE}" if formula else COMPLEX_NOTE)
+        products = COMPLEX_PRODUCTS.get(kind, 4)
+        note = f"a complex product is {products} real ones"
+        return _exact(kind, "handle", products * macs, f"{formula}; {note}" if formula else note)
     return _exact(kind, counting, macs, formula)
 
 
@@ -185,13 +194,13 @@ def _recurrent(call: Call) -> Count:
     weights = [t for t in call.arguments["params"] if len(t.shape) == 2]
     rows = steps.numel // steps.shape[-1]
     macs = rows * sum(t.numel for t in weights)
-    return _exact(OperatorKind.RECURRENT, "handle", macs, "steps batch numel(weight matrices)")
+    return _complex(call, OperatorKind.RECURRENT, "handle", macs, "steps batch numel(weight matrices)")
 
 
 def _recurrent_cell(call: Call) -> Count:
     x = call.tensor("input")
     macs = x.numel // x.shape[-1] * (call.tensor("w_ih").numel + call.tensor("w_hh").numel)
-    return _exact(OperatorKind.RECURRENT, "handle", macs, "batch numel(weight matrices)")
+    return _complex(call, OperatorKind.RECURRENT, "handle", macs, "batch numel(weight matrices)")
 
 
 # --- fvcore where it stands, movement --------------------------------------------------------------------------------

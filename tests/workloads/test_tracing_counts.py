@@ -149,28 +149,6 @@ def test_mixture_of_experts_of_transformers_is_counted():
     assert found == 6 * 2 * 3 * 32 * 48  # tokens, experts of each, three matrices of an expert
 
 
-class Complex(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(6, 5, dtype=torch.complex64)
-        self.conv = nn.Conv1d(3, 4, 3, dtype=torch.complex64)
-
-    def forward(self, x):
-        return self.linear(x), self.conv(x), x @ x.mT, x * x, x.abs()
-
-
-def test_complex_products_are_four_real_ones():
-    graph = trace(Complex(), torch.randn(2, 3, 6, dtype=torch.complex64))
-    assert only(graph, "aten.linear").macs == 4 * 2 * 3 * 6 * 5
-    assert only(graph, "aten.conv1d").macs == 4 * 2 * 4 * 3 * 3 * 4
-    assert only(graph, "aten.matmul").macs == 4 * 2 * 3 * 3 * 6
-    assert only(graph, "aten.mul").flops == 6 * 36
-    linear = only(graph, "aten.linear")
-    assert (linear.input_bytes, linear.output_bytes, linear.float_bytes) == (36 * 8, 30 * 8, 4)
-    assert linear.counting == "handle"
-    assert "4 real" in linear.formula
-
-
 class Products(nn.Module):
     def forward(self, a, b, broadcast):
         return torch.einsum("bct,bdt->bcd", a, b), torch.matmul(broadcast, b.transpose(1, 2))
