@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ class Rule:
 class Part:
     """One row: what the specification says of a part, and the modules of ours that are that part.
 
-    `modules` are dotted paths: every layer called in or under one of them belongs to the part. What the
-    specification does not state is None.
+    `modules` are dotted paths: every layer called in or under one of them belongs to the part; * in a path stands for
+    any of its parts, and an empty path for the model itself. What the specification does not state is None.
     """
 
     part: str
@@ -133,7 +134,7 @@ def parameters_of(layers: Sequence[Layer]) -> int:
 
 
 def _belongs(layer: Layer, modules: Sequence[str]) -> bool:
-    return any(layer.module == module or layer.module.startswith(f"{module}.") for module in modules)
+    return any(fnmatchcase(layer.module, path) or fnmatchcase(layer.module, f"{path}.*") for path in modules)
 
 
 def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:

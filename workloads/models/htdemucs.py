@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.errors import WorkloadError
-from workloads.models.htdemucs_transformer import CrossTransformer, DConv
 from workloads.models.htdemucs_spectrum import as_channels, as_spectrum, normalised, spectrogram, waveform
+from workloads.models.htdemucs_transformer import CrossTransformer, DConv
 
 SOURCES = ("drums", "bass", "other", "vocals")
 

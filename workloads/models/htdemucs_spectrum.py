@@ -24,7 +24,7 @@ def spectrogram(wave: Tensor, window: Tensor) -> Tensor:
     frames, pad = math.ceil(length / hop), hop // 2 * 3
     wave = pad_reflect(wave, pad, pad + frames * hop - length)
     spectrum = torch.stft(wave.flatten(0, 1), n_fft, hop, window=window, normalized=True, return_complex=True)
-    return spectrum[:, :-1, 2 : 2 + frames].unflatten(0, (batch, channels))
+    return spectrum[:, :-1, 2 : 2 + frames].view(batch, channels, n_fft // 2, frames)
 
 
 def waveform(spectrum: Tensor, window: Tensor, length: int) -> Tensor:
@@ -49,7 +49,8 @@ def as_channels(spectrum: Tensor) -> Tensor:
 
 def as_spectrum(channels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Real [B, 2 prod(shape), bins, frames] to complex [B, *shape, bins, frames]: the inverse of `as_channels`."""
-    parts = channels.unflatten(1, (*shape, 2)).movedim(-3, -1).transpose(-2, -3)
+    batch, _, bins, frames = channels.shape
+    parts = channels.view(batch, *shape, 2, bins, frames).movedim(-3, -1).transpose(-2, -3)
     return torch.view_as_complex(parts.contiguous()).transpose(-1, -2)
 
 
