@@ -15,6 +15,7 @@ from chiplib.features import chip_features
 from chiplib.rules import broken_rules, layer_shapes
 from dse.errors import DseError
 from dse.proxy.model import Bound, LayerCosts, cost_model
+from dse.workload import require_counted
 from solvers.mapping.problem import MappingProblem, Regime
 
 if TYPE_CHECKING:
@@ -206,8 +207,10 @@ def segment_costs(
     A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a layer
     breaks. Duplicate chip types count once.
 
-    Raises DseError for an unknown model, precision or reduction, or where two different chips share a name.
+    Raises DseError for an unknown model, precision or reduction, where two different chips share a name, or where the
+    graph holds operators that are not counted.
     """
+    require_counted(segments.graph)
     precision = as_precision(precision)
     if reduce not in ("sum", "max"):
         raise DseError(f"no reduction is called {reduce!r}", "sum or max")

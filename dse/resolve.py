@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,8 @@ from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
 from dse.study_file import StudyFile
+from dse.workload import workload_graph
 from solvers.mapping.solver import mapping_solver
-
-if TYPE_CHECKING:
-    from workloads import Reference, WorkloadGraph
-
 
 PRECISION_BASIS = (
     "A precision sets peak, bytes and energy of every floating-point layer alike; what it does to the accuracy of the "
@@ -66,7 +63,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     with said_of(study, "model"):
         cost_model(study.model)
     with said_of(study, "workload"):
-        graph, reference = _workload(study.workload)
+        graph, reference = workload_graph(study.workload)
     with said_of(study, "segments"):
         segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
     costs = {
@@ -124,13 +121,6 @@ def said_of(study: StudyFile, key: str) -> Iterator[None]:
         yield
     except (ChipError, DseError, solvers.SolverError, workloads.WorkloadError) as error:
         raise DseError(f"study {study.name}, {key}: {error.message}", error.hint) from error
-
-
-def _workload(name: str) -> tuple[WorkloadGraph, Sequence[Reference]]:
-    """A workload of the catalogue by name, or any model by `package.module:factory`; and its published figures."""
-    if ":" in name:
-        return workloads.trace_factory(name), ()
-    return workloads.load(name), workloads.entry(name).references
 
 
 def _bound_all(

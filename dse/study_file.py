@@ -44,7 +44,7 @@ class StudyFile:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
-    workload: str  # of the catalogue, or package.module:factory
+    workload: str  # of the catalogue, package.module:factory, or a model file
     library: str  # that ships, or a path
     objectives: tuple[str, ...]
     space: DesignSpace = field(default_factory=DesignSpace)

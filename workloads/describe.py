@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from workloads.advice import advise
 from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, WorkloadGraph
+from workloads.memory import live_activation_bytes
+from workloads.operators import remedy
+from workloads.specification import compare_parts, load_specification
+from workloads.totals import totals_by_module, totals_by_operator
 
 if TYPE_CHECKING:
-    from workloads.catalog import Reference
+    from workloads.catalog import Entry, Reference
 
 AGREEMENT = 1e-3
 """Relative difference up to which a published figure, printed with four digits, agrees with the traced one."""
@@ -19,28 +25,74 @@ COMPLEX_GEMM = MATRIX_KINDS - {OperatorKind.CONV}
 """Kinds whose complex products are four real ones each."""
 
 
-def describe(graph: WorkloadGraph, reference: Sequence[Reference] = ()) -> dict[str, Any]:
-    """Return the graph's figures, layers, coverage ledger and published figures as JSON types.
+def describe(
+    graph: WorkloadGraph,
+    reference: Sequence[Reference] = (),
+    *,
+    specification: str = "",
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """Return the graph's figures, layers, coverage ledger, published figures and advice as JSON types.
 
     Every operator call of the model stands in `coverage` once: counted (by fvcore or an exact handle), estimated,
-    moved, alias (a view, no layer) or refused.
+    moved, alias (a view, no layer) or refused. `specification` names a table of workloads/specifications; `seconds`
+    is how much signal the input is.
     """
+    live = live_activation_bytes(graph)
+    peak = int(live.max(initial=0.0))
     return {
         "name": graph.name,
+        "mode": graph.mode,
         "parameters": graph.parameters,
         "macs": graph.macs,
         "flops": graph.flops,
+        "bytes": sum(layer.bytes for layer in graph.layers),
         "weight_bytes": graph.weight_bytes,
         "batch": graph.batch,
+        "seconds": seconds,
         "input_shapes": [list(shape) for shape in graph.input_shapes],
+        "peak_memory": {
+            "bytes": graph.weight_bytes + peak,
+            "weight_bytes": graph.weight_bytes,
+            "activation_bytes": peak,
+            "layer": int(live.argmax()) if graph.layers else None,
+        },
+        "totals": {
+            "by_module": [asdict(total) for total in totals_by_module(graph)],
+            "by_operator": [asdict(total) for total in totals_by_operator(graph)],
+        },
         "coverage": coverage(graph),
         "estimated_operators": estimated_operators(graph.layers),
-        "uncounted_operators": [{"name": name, "count": calls} for name, calls in graph.refused.items()],
+        "uncounted_operators": uncounted_operators(graph),
         "aliases": dict(graph.aliases),
         "reference": [compare(graph, figure) for figure in reference],
-        "layers": [describe_layer(layer) for layer in graph.layers],
+        "specification": compare_parts(graph, load_specification(specification)) if specification else None,
+        "advice": [asdict(advice) | {"where": list(advice.where)} for advice in advise(graph, seconds)],
+        "layers": [
+            describe_layer(layer) | {"live_bytes": int(size)} for layer, size in zip(graph.layers, live, strict=True)
+        ],
         "edges": [[*edge, size] for edge, size in zip(graph.edges.tolist(), graph.edge_bytes.tolist(), strict=True)],
     }
+
+
+def describe_entry(graph: WorkloadGraph, entry: Entry) -> dict[str, Any]:
+    """Return `describe` of a model of the catalogue, with what its entry says of it.
+
+    Published figures and the specification hold at the entry's own input, for an inference: at another one only
+    parameters are compared.
+    """
+    as_listed = graph.mode == "inference" and (
+        not entry.inputs or graph.input_shapes == tuple(shape for shape, _ in entry.inputs)
+    )
+    seconds = None
+    if entry.length is not None and entry.length.per_second:
+        seconds = graph.input_shapes[entry.length.input][entry.length.dim] / entry.length.per_second
+    return describe(
+        graph,
+        [figure for figure in entry.references if as_listed or figure.quantity == "parameters"],
+        specification=entry.specification if as_listed else "",
+        seconds=seconds,
+    )
 
 
 def describe_layer(layer: Layer) -> dict[str, Any]:
@@ -58,12 +110,14 @@ def describe_layer(layer: Layer) -> dict[str, Any]:
         "macs": layer.macs,
         "flops": layer.flops,
         "bytes": layer.bytes,
+        "arithmetic_intensity": layer.flops / layer.bytes if layer.bytes else 0.0,
         "weight_bytes": layer.weight_bytes,
         "input_bytes": layer.input_bytes,
         "output_bytes": layer.output_bytes,
         "weights": {name: end - first for name, (first, end) in layer.weights.items()},
         "counting": layer.counting,
         "formula": layer.formula,
+        "phase": layer.phase,
         "seq_len": layer.seq_len,
         "embed_dim": layer.embed_dim,
         "num_heads": layer.num_heads,
@@ -94,6 +148,20 @@ def estimated_operators(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     ]
 
 
+def uncounted_operators(graph: WorkloadGraph) -> list[dict[str, Any]]:
+    """Return name, number of calls, source lines (each once) and what to do about each operator that is refused."""
+    refused = [layer for layer in graph.layers if layer.counting == "refused"]
+    return [
+        {
+            "name": name,
+            "count": calls,
+            "sources": list(dict.fromkeys(x.source for x in refused if x.operator == name and x.source)),
+            "hint": remedy(name),
+        }
+        for name, calls in graph.refused.items()
+    ]
+
+
 def quantity(graph: WorkloadGraph, name: str) -> int:
     """Return a figure of the graph by the name that `Reference.quantity` gives it.
 
@@ -118,6 +186,7 @@ def compare(graph: WorkloadGraph, figure: Reference) -> dict[str, Any]:
         "quantity": figure.quantity,
         "value": figure.value,
         "traced": traced,
+        "difference": traced / figure.value - 1 if figure.value else None,
         "agrees": abs(traced - figure.value) <= AGREEMENT * abs(figure.value),
         "source": figure.source,
         "note": figure.note,

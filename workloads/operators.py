@@ -54,6 +54,14 @@ def count_operator(name: str, rule: Rule) -> None:
     _registered[name] = rule
 
 
+def remedy(operator: str) -> str:
+    """Return what to do about an operator that is not counted, called as the coverage ledger calls it."""
+    namespace, _, name = operator.rpartition(".")[0].partition(".")
+    if not name:  # a higher-order operator or a Python function: what it runs is its arguments' business
+        return "write it with operators that are counted, such as a Python loop over a fixed number of steps"
+    return f'say what it costs: workloads.count_operator("{namespace}::{name}", rule), or write it with counted ones'
+
+
 def registered() -> dict[str, Rule]:
     """Return all rules from outside by name; those of entry points first, which `count_operator` replaces.
 

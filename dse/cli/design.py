@@ -162,6 +162,7 @@ def map_design(
     import solvers
     import workloads
     from dse.cost_table import cost_table
+    from dse.workload import workload_graph
 
     ways = {"count": count, "segment_size": segment_size, "depth": depth}
     given = {name: value for name, value in ways.items() if value is not None}
@@ -175,7 +176,7 @@ def map_design(
             "names joined by single commas, such as big_core,small_core; slots left over stay empty",
         )
     system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
-    graph = workloads.trace_factory(workload) if ":" in workload else workloads.load(workload)
+    graph, _ = workload_graph(workload)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
     table = cost_table(segments, system, model=model, precision=precision, batch=batch)
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)

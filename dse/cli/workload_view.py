@@ -50,6 +50,10 @@ def show_workload(workload: Mapping[str, Any]) -> None:
         f"{workload['name']}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "
         f"{number(workload['flops'] / 1e9)} GFLOPs."
     )
+    for row in workload["uncounted_operators"]:
+        lines = "".join(f"\n  at {source}" for source in row["sources"])
+        click.echo(f"NOT COUNTED, so these figures are not whole: {row['name']}, {row['count']} calls.{lines}")
+        click.echo(f"  {row['hint']}")
 
 
 def _totals(layers: list[dict[str, Any]], what: str, key: Callable[[dict[str, Any]], str]) -> None:

@@ -324,7 +324,13 @@ def test_unknown_operators_are_refused_by_name():
     assert graph.refused == {"chipfront_test.mystery.default": 1}
     assert [layer.counting for layer in graph.layers] == ["estimated", "refused", "estimated"]
     assert producers(graph, "relu") == {"mystery": 12}
-    assert workloads.describe(graph)["uncounted_operators"] == [{"name": "chipfront_test.mystery.default", "count": 1}]
+    (row,) = workloads.describe(graph)["uncounted_operators"]
+    assert (row["name"], row["count"]) == ("chipfront_test.mystery.default", 1)
+    (source,) = row["sources"]
+    assert source == graph.layers[1].source
+    assert source.startswith(f"{__file__}:")
+    assert source.endswith("`return torch.ops.chipfront_test.mystery(x + 1).relu()`")
+    assert 'workloads.count_operator("chipfront_test::mystery", rule)' in row["hint"]
 
 
 def test_what_is_not_a_module_is_refused():
