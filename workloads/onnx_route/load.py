@@ -1,0 +1,194 @@
+"""An ONNX file as a module and its example inputs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from workloads.errors import WorkloadError
+from workloads.onnx_route.module import FOLD_LIMIT, Array, OnnxModule
+from workloads.onnx_route.operators import OPERATORS, Node
+from workloads.onnx_route.operators.recurrent import GATES, torch_parameters
+from workloads.onnx_route.reader import File, input_specs, read
+from workloads.onnx_route.types import tensor_of, torch_dtype
+
+INTEGER_WEIGHTS = frozenset(
+    {
+        ("DequantizeLinear", 0),
+        ("MatMulInteger", 1),
+        ("ConvInteger", 1),
+        ("QLinearConv", 3),
+        ("QLinearConv", 8),
+        ("QLinearMatMul", 3),
+    }
+)
+"""Operators and positions at which an initialiser of integers is a weight."""
+
+
+def load_onnx(
+    path: str | Path, inputs: Sequence[str] | None = None, *, weights: bool = False
+) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """Return the module that an ONNX file describes, and example inputs.
+
+    The module runs the file's operators with torch, in submodules named as the modules that the nodes came from.
+    Initialisers are its parameters and buffers. A file does not say which were parameters: floating-point ones are,
+    and integers that a quantised product reads, except running statistics, scales, single numbers, and what PyTorch's
+    exporter names as a buffer.
+
+    Parameters
+    ----------
+    path
+        Data in files beside it is read only where values are needed.
+    inputs
+        Shapes such as "1x3x224x224", one for each input of the file in order; needed where the file leaves sizes open.
+    weights
+        Load the weights' values, on the CPU; else the module and the inputs are on the meta device.
+
+    Raises
+    ------
+    WorkloadError
+        If the file is no ONNX model, holds operators that are not understood, or does not run on these inputs.
+    """
+    file = read(Path(path))
+    specs = input_specs(file, inputs)
+    device = torch.device("cpu" if weights else "meta")
+    examples = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in specs)
+    module = _module(file, weights)
+    module.eval()
+    module.collecting = True
+    with torch.no_grad():
+        module(*(x.to("meta") for x in examples) if not weights else examples)
+    module.collecting = False
+    return module, examples
+
+
+def _module(file: File, weights: bool) -> OnnxModule:
+    readers: dict[str, list[tuple[Node, int]]] = defaultdict(list)
+    for node in file.nodes:
+        for position, name in enumerate(node.inputs):
+            readers[name].append((node, position))
+    parameters = {name for name in file.initializers if _is_parameter(file, name, readers)}
+    nodes, recurrent = _with_torch_weights(_with_biases(file, parameters, readers), parameters)
+    used = {name for node in nodes for name in node.inputs} | set(file.outputs)
+    constants: dict[str, Array] = {}
+    held: dict[str, torch.Tensor] = {}
+    for name, proto in {**file.constants, **file.initializers}.items():
+        size = int(np.prod(proto.dims, dtype=np.int64))
+        if name in parameters or (name in used and size > FOLD_LIMIT):
+            held[name] = _tensor(file, name, weights)
+        elif name in used:
+            array = file.array(proto)
+            if array is None:
+                held[name] = _tensor(file, name, weights)
+            else:
+                torch_dtype(proto.data_type)
+                constants[name] = array
+    module = OnnxModule(
+        nodes,
+        constants=constants,
+        inputs=[value.name for value in file.inputs],
+        outputs=file.outputs,
+        file=str(file.path),
+    )
+    for name, tensor in held.items():
+        if name in used:
+            first = readers[name][0][0].scope if readers[name] else ""
+            path, attribute = _place(name, first)
+            module.tensors[name] = module.hold(name, tensor, path, attribute, parameter=name in parameters)
+    for value, node in recurrent.items():
+        _hold_recurrent(module, value, node, [held.get(name) for name in node.inputs[1:4]])
+    return module
+
+
+def _is_parameter(file: File, name: str, readers: Mapping[str, list[tuple[Node, int]]]) -> bool:
+    proto = file.initializers[name]
+    places = [(OPERATORS[node.operator], node.operator, i) for node, i in readers[name] if node.operator in OPERATORS]
+    open_places = [(op, kind, i) for op, kind, i in places if not (op.is_known(i) or i in op.state)]
+    if not open_places or name in file.buffers:
+        return False
+    if not torch_dtype(proto.data_type).is_floating_point:
+        return any((kind, i) in INTEGER_WEIGHTS for _, kind, i in open_places)
+    single = int(np.prod(proto.dims, dtype=np.int64)) <= 1
+    return not single or any(i in op.weights for op, _, i in open_places)
+
+
+def _tensor(file: File, name: str, weights: bool) -> torch.Tensor:
+    proto = file.initializers[name] if name in file.initializers else file.constants[name]
+    dtype = torch_dtype(proto.data_type)
+    if not weights:
+        return torch.empty(tuple(proto.dims), dtype=dtype, device="meta")
+    array = file.array(proto)
+    if array is None:
+        where = next((entry.value for entry in proto.external_data if entry.key == "location"), "")
+        raise WorkloadError(
+            f"{file.path}: the values of {name!r} lie in {where!r}, which is not there", "put it beside the model"
+        )
+    return tensor_of(array)
+
+
+def _place(name: str, scope: str) -> tuple[str, str]:
+    """Return module path and attribute of an initialiser: by its own name if that is one of PyTorch's, else by use."""
+    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", name):
+        path, _, attribute = name.rpartition(".")
+        if not any(hasattr(nn.Module, part) for part in path.split(".")):
+            return path, attribute
+    return scope, re.sub(r"\W+", "_", name)
+
+
+def _with_biases(file: File, parameters: set[str], readers: Mapping[str, list[tuple[Node, int]]]) -> tuple[Node, ...]:
+    """Hand the bias that is added to a product with a matrix of weights to the product: together, a linear layer."""
+    fused: dict[str, str] = {}  # name of the product's output -> bias
+    joined: dict[str, Node] = {}  # the same -> Add
+    shapes = {name: tuple(file.initializers[name].dims) for name in parameters}
+    for node in file.nodes:
+        if node.operator != "MatMul" or node.inputs[1] not in parameters or len(shapes[node.inputs[1]]) != 2:
+            continue
+        (out,) = node.outputs
+        if len(readers[out]) != 1 or out in file.outputs:
+            continue
+        add, position = readers[out][0]
+        other = add.inputs[1 - position] if add.operator == "Add" and len(add.inputs) == 2 else ""
+        if other in parameters and shapes[other] == shapes[node.inputs[1]][1:]:
+            fused[out], joined[out] = other, add
+    gone = {id(add) for add in joined.values()}
+    return tuple(
+        replace(node, inputs=(*node.inputs, fused[node.outputs[0]]), outputs=joined[node.outputs[0]].outputs)
+        if node.outputs and node.outputs[0] in fused
+        else node
+        for node in file.nodes
+        if id(node) not in gone
+    )
+
+
+def _with_torch_weights(nodes: Sequence[Node], parameters: set[str]) -> tuple[tuple[Node, ...], dict[str, Node]]:
+    """Let recurrent nodes read their weights in torch's layout, as one list; return those lists' nodes by name too."""
+    lists: dict[str, Node] = {}
+    found = []
+    for node in nodes:
+        names = [name for name in node.inputs[1:4] if name]
+        if node.operator not in GATES or not parameters.issuperset(names):
+            found.append(node)
+            continue
+        value = " ".join(("recurrent weights of", *names))
+        lists.setdefault(value, node)
+        found.append(replace(node, inputs=(node.inputs[0], value, "", "", *node.inputs[4:])))
+    return tuple(found), lists
+
+
+def _hold_recurrent(module: OnnxModule, value: str, node: Node, given: Sequence[torch.Tensor | None]) -> None:
+    weight, recurrence, bias = (*given, None)[:3]
+    assert weight is not None and recurrence is not None
+    names = ["weight_ih_l0", "weight_hh_l0", *(["bias_ih_l0", "bias_hh_l0"] if bias is not None else [])]
+    names += [f"{name}_reverse" for name in names]
+    tensors = torch_parameters(node.operator, weight, recurrence, bias)
+    module.tensors[value] = [
+        module.hold(value, tensor, node.scope, name, parameter=True)
+        for name, tensor in zip(names, tensors, strict=False)
+    ]
