@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from workloads.files import trace_file
     from workloads.graph import Layer, OperatorKind, WorkloadGraph
     from workloads.memory import PeakMemory, peak_memory
+    from workloads.onnx_route import load_onnx
     from workloads.operators import count_operator
     from workloads.scaling import Family, at_precision, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
@@ -41,6 +42,7 @@ _HOME = {
     "entry": "catalog",
     "family": "scaling",
     "load": "catalog",
+    "load_onnx": "onnx_route",
     "mark_fine_splittable_segments": "segments",
     "names": "catalog",
     "peak_memory": "memory",
@@ -69,6 +71,7 @@ __all__ = [
     "entry",
     "family",
     "load",
+    "load_onnx",
     "mark_fine_splittable_segments",
     "names",
     "peak_memory",
