@@ -10,6 +10,7 @@ tensors are views of which.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -276,7 +277,8 @@ def _input_sizes(record: Mapping[str, Any], inputs: Sequence[str], path: str) ->
 def _symbol(size: Mapping[str, Any]) -> str:
     """Return the name of a symbolic size, such as s31; an expression as it stands in the file."""
     text = str(size["as_expr"]["expr_str"])
-    return text.split("'")[1] if text.startswith("Symbol('") and text.count("'") == 2 else text
+    names = re.findall(r"Symbol\('(\w+)'", text)
+    return names[0] if len(set(names)) == 1 and text.startswith("Symbol(") else text
 
 
 def _number(size: Mapping[str, Any], path: str) -> int:
@@ -285,15 +287,16 @@ def _number(size: Mapping[str, Any], path: str) -> int:
         return int(size["as_int"])
     hint = size["as_expr"].get("hint")
     if not hint or "as_int" not in hint:
+        names = " and ".join(dict.fromkeys(re.findall(r"Symbol\('(\w+)'", size["as_expr"]["expr_str"])))
         raise WorkloadError(
-            f"{path}: the size {_symbol(size)} depends on the data, so what it costs has no number",
+            f"{path}: the size {names} depends on the data, so what it costs has no number",
             "give it a fixed size: torch.where, topk or a mask instead of nonzero or boolean indexing",
         )
     return int(hint["as_int"])
 
 
 def _make_static(record: dict[str, Any], path: str) -> None:
-    """Replace symbolic sizes by numbers (text of the file would be evaluated otherwise), and devices by the CPU."""
+    """Replace symbolic sizes by numbers (the file's text would be evaluated otherwise), and accelerators by the CPU."""
     record["range_constraints"], record["guards_code"] = {}, []
     for item in _objects(record):
         if set(item) == {"as_expr"}:
@@ -301,7 +304,7 @@ def _make_static(record: dict[str, Any], path: str) -> None:
             kind, value = next(iter((expression.get("hint") or {"as_int": _number(item, path)}).items()))
             item.clear()
             item[kind] = value
-        elif set(item) == {"type", "index"}:
+        elif set(item) == {"type", "index"} and item["type"] != "meta":
             item |= {"type": "cpu", "index": None}
 
 
