@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,7 @@ def describe_layer(layer: Layer) -> dict[str, Any]:
         "module": layer.module,
         "module_type": layer.module_type,
         "shape": dict(layer.shape),
+        "size": size_text(layer.kind, layer.shape),
         "output_shape": list(layer.output_shape),
         "dtype": layer.dtype,
         "parameters": layer.parameters,
@@ -123,6 +124,34 @@ def describe_layer(layer: Layer) -> dict[str, Any]:
         "num_heads": layer.num_heads,
         "mlp_ratio": layer.mlp_ratio,
     }
+
+
+def size_text(kind: OperatorKind, shape: Mapping[str, int]) -> str:
+    """Return the problem size in a few characters, such as "5x1 /2x1" (kernel, stride) or "197x768x2304" (m, k, n).
+
+    A transposed convolution ends in T, one of several groups in its groups; matrix products over a batch begin with it.
+    """
+
+    def joined(name: str) -> str:
+        return "x".join(str(shape[f"{name}_{axis}"]) for axis in "dhw" if f"{name}_{axis}" in shape)
+
+    match kind:
+        case OperatorKind.CONV | OperatorKind.POOL if joined("kernel"):
+            groups = f" g{shape['groups']}" if shape.get("groups", 1) > 1 else ""
+            return f"{joined('kernel')} /{joined('stride')}{groups}{' T' if shape.get('transposed') else ''}"
+        case OperatorKind.LINEAR | OperatorKind.MATMUL if "m" in shape:
+            batch = f"{shape['batch']} x " if shape.get("batch", 1) > 1 else ""
+            return f"{batch}{shape['m']}x{shape['k']}x{shape['n']}"
+        case OperatorKind.ATTENTION if "seq_q" in shape:
+            return f"{shape['heads']} heads, {shape['seq_q']}x{shape['seq_kv']}"
+        case OperatorKind.RECURRENT if "hidden" in shape:
+            return f"{shape['steps']} steps of {shape['hidden']}"
+        case OperatorKind.FFT if "length" in shape:
+            hop = f" /{shape['hop']}" if "hop" in shape else ""
+            return f"{shape['length']}{hop} ({shape['transforms']} times)"
+        case OperatorKind.EMBEDDING if "width" in shape:
+            return f"{shape['rows']}x{shape['width']}"
+    return ""
 
 
 def coverage(graph: WorkloadGraph) -> dict[str, dict[str, int]]:

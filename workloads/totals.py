@@ -15,7 +15,10 @@ MODULE_ROWS = 24
 """Most rows of a table of modules: one look at a terminal."""
 
 ITSELF = "(itself)"
-"""Ends the name of a module's own layers, where those of its children stand in other rows."""
+"""Ends the name of a module's own layers, where those of its children stand in other rows; alone: of the model's."""
+
+MODEL = "(model)"
+"""All layers, or those that no module of the model calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +81,11 @@ def group_by_module(modules: Sequence[str], weights: NDArray[np.float64], rows: 
         for index in members:
             children.setdefault(paths[index][: len(path) + 1], []).append(index)
         if list(children) == [path] or len(closed) + len(open_groups) + len(children) > rows:
-            closed[".".join(path) or "(model)"] = members
+            closed[".".join(path) or MODEL] = members
             continue
         own = children.pop(path, None)
         if own is not None:
-            closed[f"{'.'.join(path) or '(model)'} {ITSELF}"] = own
+            closed[f"{'.'.join(path)} {ITSELF}".lstrip()] = own
         open_groups |= children
     return closed
 
@@ -92,4 +95,5 @@ def heaviest_modules(modules: Sequence[str], weights: NDArray[np.float64], count
     groups = group_by_module(modules, weights, rows=4 * count)
     sums = {name: float(weights[members].sum()) for name, members in groups.items()}
     heaviest = sorted((name for name in sums if sums[name] > 0), key=lambda name: (-sums[name], name))
-    return tuple(name.removesuffix(f" {ITSELF}") for name in heaviest[:count])
+    names = (name.removesuffix(ITSELF).rstrip() or MODEL for name in heaviest[:count])
+    return tuple(dict.fromkeys(names))

@@ -1,15 +1,29 @@
-"""A workload on the screen: its layers, totals, coverage ledger, and published figures beside ours."""
+"""A workload on the screen: layers, totals, coverage ledger, published figures, specification, advice, segments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from dse.cli.output import number, print_table
+from dse.cli.output import console, number, print_table
 
-GROUPS = 20  # rows of a table of totals
+SHOWN_LAYERS = 40
+"""Layers of the table where nothing is said: two screens."""
+
+SORT_KEYS = {
+    "program": None,
+    "flops": "flops",
+    "macs": "macs",
+    "bytes": "bytes",
+    "parameters": "parameters",
+    "intensity": "arithmetic_intensity",
+    "live": "live_bytes",
+}
+"""Word of --sort -> key of a layer; None is program order."""
+
 COUNTED = {
     "fvcore": "counted by fvcore's handle",
     "handle": "counted by a handle of ours",
@@ -19,63 +33,129 @@ COUNTED = {
     "refused": "NOT COUNTED",
 }
 
+LAYER_COLUMNS = (
+    "#",
+    "module",
+    "kind",
+    "operator",
+    "size",
+    "output",
+    "params",
+    "MMACs",
+    "MFLOPs",
+    "MB",
+    "op/B",
+    "live MB",
+)
+DROPPED_FIRST = ("live MB", "MMACs", "operator", "params", "output", "size")
+"""Columns that a narrow terminal does without, in this order."""
+MODULE_WIDTH, OPERATOR_WIDTH, TEXT_WIDTH = 18, 20, 120
+GAP = 3
+"""Characters between two columns."""
 
-def show_workload(workload: Mapping[str, Any]) -> None:
-    """Print a workload as `workloads.describe` gives it."""
-    layers = workload["layers"]
-    print_table(
-        ("layer", "operator", "module", "output", "counting", "parameters", "MMACs", "MFLOPs", "MB"),
-        [
-            (
-                layer["name"],
-                layer["operator"],
-                layer["module"],
-                "x".join(map(str, layer["output_shape"])),
-                layer["counting"],
-                layer["parameters"],
-                layer["macs"] / 1e6,
-                layer["flops"] / 1e6,
-                layer["bytes"] / 1e6,
-            )
-            for layer in layers
-        ],
-        title=f"{workload['name']}: {len(layers)} layers",
-        left=5,
-    )
-    _totals(layers, "module", lambda layer: ".".join(layer["module"].split(".")[:2]) or "(model)")
-    _totals(layers, "operator", lambda layer: str(layer["operator"]))
+
+def show_workload(workload: Mapping[str, Any], *, layers: int | None = SHOWN_LAYERS, sort: str = "program") -> None:
+    """Print a workload as `workloads.describe` gives it; of its layers the largest, at most `layers` (None: all)."""
+    _layers(workload, layers, sort)
+    _totals(workload["totals"]["by_module"], "module", workload)
+    _totals(workload["totals"]["by_operator"], "operator", workload)
     _ledger(workload)
     _reference(workload)
+    if workload["specification"]:
+        _specification(workload["specification"])
+    _advice(workload["advice"])
+    if workload.get("segments"):
+        _segments(workload["segments"])
+    peak = workload["peak_memory"]
+    mode = "" if workload["mode"] == "inference" else ", one training step"
     click.echo(
-        f"{workload['name']}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "
-        f"{number(workload['flops'] / 1e9)} GFLOPs."
+        f"{workload['name']}{mode}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "
+        f"{number(workload['flops'] / 1e9)} GFLOPs, peak memory {number(peak['bytes'] / 1e6)} MB "
+        f"({number(peak['weight_bytes'] / 1e6)} weights, {number(peak['activation_bytes'] / 1e6)} live tensors)."
     )
-    for row in workload["uncounted_operators"]:
-        lines = "".join(f"\n  at {source}" for source in row["sources"])
-        click.echo(f"NOT COUNTED, so these figures are not whole: {row['name']}, {row['count']} calls.{lines}")
-        click.echo(f"  {row['hint']}")
 
 
-def _totals(layers: list[dict[str, Any]], what: str, key: Callable[[dict[str, Any]], str]) -> None:
+def chosen_layers(layers: Sequence[Mapping[str, Any]], most: int | None, sort: str) -> list[int]:
+    """Indices of the layers to show: by falling `sort`; in program order the largest by FLOPs, in their order."""
+    key = SORT_KEYS[sort]
+    order = sorted(range(len(layers)), key=lambda index: -layers[index][key or "flops"])
+    kept = order if most is None else order[:most]
+    return sorted(kept) if key is None else kept
+
+
+def _layers(workload: Mapping[str, Any], most: int | None, sort: str) -> None:
+    layers = workload["layers"]
+    chosen = chosen_layers(layers, most, sort)
+    columns = list(LAYER_COLUMNS)
+    train = workload["mode"] == "train"
+    if train:
+        columns.insert(1, "phase")
+    cells = [_layer_cells(index, layers[index]) for index in chosen]
+    widths = {name: max([len(name), *(len(row[name]) for row in cells)]) + GAP for name in columns}
+    room = console().width
+    for name in DROPPED_FIRST:
+        if sum(widths[column] for column in columns if column != "module") + MODULE_WIDTH > room:
+            columns.remove(name)
+    module = max(room - sum(widths[column] for column in columns if column != "module") - GAP, MODULE_WIDTH)
+    rows = [[_middle(row[name], module) if name == "module" else row[name] for name in columns] for row in cells]
+    title = f"{workload['name']}: {len(layers):,} layers"
+    if len(chosen) < len(layers):
+        largest = "FLOPs" if sort == "program" else sort
+        title += f", the {len(chosen)} largest by {largest}{' in program order' if sort == 'program' else ''}"
+        title += " (--layers all shows all)"
+    text_columns = sum(name in ("#", "phase", "module", "kind", "operator", "size", "output") for name in columns)
+    print_table(columns, rows, title=title, left=text_columns)
+
+
+def _layer_cells(index: int, layer: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of one layer by column."""
+    refused = layer["counting"] == "refused"
+    return {
+        "#": str(index + 1),
+        "phase": layer["phase"],
+        "module": layer["module"] or "(model)",
+        "kind": "NOT COUNTED" if refused else layer["kind"],
+        "operator": _middle(short_operator(layer["operator"]), OPERATOR_WIDTH),
+        "size": layer["size"],
+        "output": "x".join(map(str, layer["output_shape"])),
+        "params": number(layer["parameters"]),
+        "MMACs": number(layer["macs"] / 1e6),
+        "MFLOPs": number(layer["flops"] / 1e6),
+        "MB": number(layer["bytes"] / 1e6),
+        "op/B": number(float(f"{layer['arithmetic_intensity']:.3g}")),
+        "live MB": number(layer["live_bytes"] / 1e6),
+    }
+
+
+def short_operator(operator: str) -> str:
+    """Return "conv2d" of "aten.conv2d.default"; names of other libraries keep theirs."""
+    return operator.split(".")[1] if operator.startswith("aten.") else operator
+
+
+def _middle(text: str, width: int) -> str:
+    from reports.format import shorten
+
+    return shorten(text, width)
+
+
+def _totals(totals: Sequence[Mapping[str, Any]], what: str, workload: Mapping[str, Any]) -> None:
     """Print counts summed by module or by operator, the largest first."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for layer in layers:
-        groups.setdefault(key(layer), []).append(layer)
-    groups = dict(sorted(groups.items(), key=lambda item: -sum(layer["flops"] for layer in item[1])))
+    flops, moved = workload["flops"] or 1, workload["bytes"] or 1
     rows = [
         (
-            name,
-            len(group),
-            sum(layer["parameters"] for layer in group),
-            sum(layer["macs"] for layer in group) / 1e6,
-            sum(layer["flops"] for layer in group) / 1e6,
-            sum(layer["bytes"] for layer in group) / 1e6,
+            row["name"],
+            row["layers"],
+            row["parameters"],
+            row["macs"] / 1e6,
+            row["flops"] / 1e6,
+            f"{100 * row['flops'] / flops:.1f} %",
+            row["bytes"] / 1e6,
+            f"{100 * row['bytes'] / moved:.1f} %",
         )
-        for name, group in groups.items()
+        for row in totals
     ]
-    shown = f", the largest {GROUPS} of {len(rows)}" if len(rows) > GROUPS else ""
-    columns = (what, "layers", "parameters", "MMACs", "MFLOPs", "MB")
-    print_table(columns, rows[:GROUPS], title=f"By {what}{shown}")
+    columns = (what, "layers", "parameters", "MMACs", "MFLOPs", "of all", "MB", "of all")
+    print_table(columns, rows, title=f"By {what}")
 
 
 def _ledger(workload: Mapping[str, Any]) -> None:
@@ -94,20 +174,128 @@ def _ledger(workload: Mapping[str, Any]) -> None:
         for operator, calls in operators.items()
     ]
     print_table(("operator", "how", "formula of its operations", "calls"), rows, title="Coverage ledger", left=3)
+    for entry in workload["uncounted_operators"]:
+        where = "; ".join(entry["sources"])
+        click.echo(f"NOT COUNTED: {entry['name']}, {entry['count']} calls{', ' + where if where else ''}")
+        click.echo(f"hint: {entry['hint']}")
 
 
 def _reference(workload: Mapping[str, Any]) -> None:
-    """Print what others published beside what was traced here."""
+    """Print what others published beside what was traced here, and why they differ."""
     rows = [
         (
             figure["quantity"],
-            "agrees" if figure["agrees"] else "differs",
-            figure["source"] + (f" ({figure['note']})" if figure["note"] else ""),
+            figure["source"],
+            figure["note"],
             round(figure["value"]),
             figure["traced"],
+            "agrees" if figure["agrees"] else percent(figure["difference"]),
         )
         for figure in workload["reference"]
     ]
     if rows:
-        columns = ("published figure", "", "source", "published", "traced")
+        columns = ("figure", "source", "why it differs", "published", "traced", "difference")
         print_table(columns, rows, title="Published figures", left=3)
+
+
+def _specification(table: Mapping[str, Any]) -> None:
+    """Print what a specification claims part by part, beside what is built."""
+    rows: list[tuple[Any, ...]] = []
+    for row in table["rows"]:
+        claimed, built = row["claimed"], row["built"] or {}
+        texts = (row["claim"], shape_text(claimed["output_shape"]), shape_text(built.get("output_shape")))
+        rows.append((row["part"], *texts, ", ".join(row["differs"]), *_claims(claimed, built)))
+    nothing = ("",) * 4
+    for name, group in table["groups"].items():
+        rows.append((f"group {name}", *nothing, *_claims(group["claimed"], group["built"])))
+    rows.append(("all rows, added up", *nothing, *_claims(table["sums"], {})))
+    rows.append(("the totals it prints", *nothing, *_claims(table["total"], {})))
+    rows.append(("built, whole", *nothing, *_claims({}, table["built_total"])))
+    names = ["part", "claim", "claimed output", "built output", "differs", "claimed parameters"]
+    names += ["built parameters", "claimed MFLOPs", "built MFLOPs by its rule", "built MFLOPs as run"]
+    kept = [0, *(at for at in range(1, len(names)) if any(row[at] for row in rows))]
+    cells = [[row[at] for at in kept] for row in rows]
+    title = f"Specification part by part: {table['source']}"
+    print_table([names[at] for at in kept], cells, title=title, left=sum(at < 5 for at in kept))
+    reasons = [f"{row['part']}: {row['note']}" for row in table["rows"] if row["note"]]
+    for text in (table["convention"], *table["findings"], table["note"], *reasons):
+        if text:
+            click.echo(textwrap.fill(text, min(console().width, TEXT_WIDTH), subsequent_indent="  "))
+    click.echo()
+
+
+def _claims(claimed: Mapping[str, Any], built: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Parameters claimed and built; MFLOPs claimed, built by the specification's rule, and built as they run."""
+    return (
+        claimed.get("parameters"),
+        built.get("parameters"),
+        mega(claimed.get("flops")),
+        mega(built.get("flops_by_rule")),
+        mega(built.get("flops")),
+    )
+
+
+def _advice(advice: Sequence[Mapping[str, Any]]) -> None:
+    """Print the bottlenecks, the most severe first: the figures, what to build, what it saves."""
+    if not advice:
+        return
+    click.echo("Bottlenecks, and what to build against them")
+    width = min(console().width, TEXT_WIDTH)
+    for each in advice:
+        where = ", ".join(each["where"])
+        click.echo(
+            f"\n  {each['subject']} ({percent(each['severity'], sign=False)} of {each['share_of']}): {each['bound']}"
+        )
+        for label, text in (
+            ("where", where),
+            ("figures", each["evidence"]),
+            ("build", each["measure"]),
+            ("gain", each["gain"]),
+        ):
+            lines = textwrap.wrap(text, width - 14) or [""]
+            click.echo(f"    {label:<9} {lines[0]}")
+            for line in lines[1:]:
+                click.echo(f"              {line}")
+    click.echo()
+
+
+def _segments(segments: Mapping[str, Any]) -> None:
+    """Print segments of least cut, and how many bytes cross the cuts of fixed size."""
+    rows = [
+        (
+            segment["id"],
+            _middle(segment["name"], 60),
+            segment["layers"],
+            percent(segment["flops_share"], sign=False),
+            segment["weight_bytes"] / 1e6,
+            segment["workspace_bytes"] / 1e6,
+            segment["traffic_in_bytes"] / 1e6,
+            segment["traffic_out_bytes"] / 1e6,
+        )
+        for segment in segments["least_cut"]["segments"]
+    ]
+    columns = ("segment", "modules", "layers", "of FLOPs", "weights MB", "live MB", "in MB", "out MB")
+    print_table(columns, rows, title=f"{len(rows)} segments of least cut", left=2)
+    for name, way in (("least cut", segments["least_cut"]), ("fixed size", segments["fixed_size"])):
+        click.echo(
+            f"{name}: {number(way['cut_bytes'] / 1e6)} MB cross its cuts, its heaviest segment holds "
+            f"{percent(way['heaviest_share'], sign=False)} of the FLOPs"
+        )
+    click.echo()
+
+
+def shape_text(shape: Sequence[int] | None) -> str:
+    """Return "1x48x512"; nothing of what is not stated."""
+    return "x".join(map(str, shape)) if shape else ""
+
+
+def mega(value: float | None) -> float | None:
+    """Return millions."""
+    return None if value is None else value / 1e6
+
+
+def percent(value: float | None, *, sign: bool = True) -> str:
+    """Return a share as "+12.3 %"."""
+    if value is None:
+        return "-"
+    return f"{100 * value:+.2f} %" if sign else f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:.0f} %"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from dse.cli.output import emit_json
-from dse.cli.workload_view import show_workload
+from dse.cli.workload_options import answer, workload_options
 
 
 @click.command()
-@click.argument("factory", metavar="MODULE:FACTORY")
+@click.argument("target", metavar="MODULE:FACTORY|FILE")
 @click.option(
     "--input",
     "inputs",
@@ -17,23 +18,23 @@ from dse.cli.workload_view import show_workload
     metavar="SHAPE",
     help="Shape of an example input, such as 1x3x224x224 or 1x128:int64; once for each input of forward.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(factory: str, inputs: tuple[str, ...], as_json: bool) -> None:
+@workload_options
+def command(target: str, inputs: tuple[str, ...], batch: int | None, precision: str | None, **shown: Any) -> None:
     """Trace a model of yours and show what it computes, as `dse workloads NAME` does.
 
     MODULE is looked for in the current folder and among the installed packages. FACTORY is a callable that returns
-    (module, example_inputs); with --input also one that returns the module alone, or the module itself.
+    (module, example_inputs); with --input also one that returns the module alone, or the module itself. FILE is an ONNX
+    model (.onnx) or a program saved by torch.export (.pt2). --batch takes the first dimension of every --input.
 
     \b
     Examples:
       dse trace my_package.models:tiny
       dse trace my_package.models:TinyNet --input 1x3x224x224 --json
+      dse trace my_package.models:TinyNet --input 1x3x224x224 --batch 8 --precision fp16 --html tiny.html
     """
-    from workloads.describe import describe
-    from workloads.factory import trace_factory
+    from workloads import at_precision, describe, family, trace_factory
 
-    workload = describe(trace_factory(factory, inputs))
-    if as_json:
-        emit_json(workload)
-    else:
-        show_workload(workload)
+    graph = trace_factory(target, inputs) if batch is None else family(target, inputs=inputs).at(batch=batch)
+    if precision is not None:
+        graph = at_precision(graph, precision)
+    answer(graph, describe(graph), **shown)

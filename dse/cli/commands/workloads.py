@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from dse.cli.output import emit_json, print_table
-from dse.cli.workload_view import show_workload
+from dse.cli.workload_options import answer, workload_options
+
+if TYPE_CHECKING:
+    from workloads import Entry
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(name: str | None, as_json: bool) -> None:
+@click.option(
+    "--length", type=click.IntRange(min=1), metavar="N", help="Sequence length, in samples, frames or tokens."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Length in seconds of signal."
+)
+@workload_options
+def command(
+    name: str | None,
+    length: int | None,
+    seconds: float | None,
+    batch: int | None,
+    precision: str | None,
+    as_json: bool,
+    **shown: Any,
+) -> None:
     """List the models of the catalogue, or show model NAME.
 
-    Shown are its layers, totals by module and by operator, the ledger of what was counted, estimated or refused, and
-    published figures beside ours.
+    Shown are its layers, totals by module and by operator, the ledger of what was counted, estimated or refused,
+    published figures beside ours, its specification part by part, its bottlenecks and what to build against them.
 
     \b
     Examples:
       dse workloads
-      dse workloads htdemucs
+      dse workloads htdemucs --html htdemucs.html
+      dse workloads htdemucs --seconds 30 --precision fp16 --segments 8
       dse workloads resnet18 --json
     """
     from workloads import catalog
-    from workloads.describe import describe
 
-    if name is not None:
-        workload = describe(catalog.load(name), catalog.entry(name).references)
-        if as_json:
-            emit_json(workload)
-        else:
-            show_workload(workload)
+    if name is None:
+        _list([catalog.entry(each) for each in catalog.names()], as_json)
         return
-    entries = [catalog.entry(each) for each in catalog.names()]
+    from workloads import at_precision, family
+    from workloads.describe import describe_entry
+
+    if length is not None and seconds is not None:
+        raise click.UsageError("--length and --seconds are one size in two units: give one of them")
+    entry = catalog.entry(name)
+    if (batch, length, seconds) == (None, None, None):
+        graph = catalog.load(name)
+    else:
+        graph = family(name).at(batch=batch, length=length, seconds=seconds)
+    if precision is not None:
+        graph = at_precision(graph, precision)
+    answer(graph, describe_entry(graph, entry), as_json=as_json, **shown)
+
+
+def _list(entries: Sequence[Entry], as_json: bool) -> None:
+    """Print the catalogue; variants stand under the model that they are a variant of."""
     if as_json:
         emit_json(
             {
@@ -43,14 +75,23 @@ def command(name: str | None, as_json: bool) -> None:
                         "description": entry.description,
                         "factory": entry.factory,
                         "input_shapes": [shape for shape, _ in entry.inputs],
+                        "parameters": _parameters(entry),
                     }
                     for entry in entries
                 ]
             }
         )
         return
-    rows = [
-        (entry.name, ", ".join("x".join(map(str, shape)) for shape, _ in entry.inputs), entry.description)
-        for entry in entries
-    ]
-    print_table(("workload", "input", "description"), rows, left=3)
+    rows = []
+    for entry in entries:
+        variant = any(entry.name.startswith(f"{other.name}-") for other in entries)
+        shapes = ", ".join("x".join(map(str, shape)) for shape, _ in entry.inputs)
+        parameters = _parameters(entry)
+        known = "-" if parameters is None else f"{parameters:,}"
+        rows.append((f"  {entry.name}" if variant else entry.name, shapes, known, entry.description))
+    print_table(("workload", "input", "parameters", "description"), rows, left=4)
+
+
+def _parameters(entry: Entry) -> int | None:
+    """The published number of parameters that the model has, where one is known without building it."""
+    return next((round(f.value) for f in entry.references if f.quantity == "parameters" and not f.note), None)

@@ -1,0 +1,117 @@
+"""The options that `dse workloads NAME` and `dse trace TARGET` share, and the answer that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dse.cli.output import emit_json
+from dse.cli.workload_view import SHOWN_LAYERS, SORT_KEYS, show_workload
+
+if TYPE_CHECKING:
+    from workloads import WorkloadGraph
+
+
+class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A number of layers, or "all"."""
+
+    name = "number|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number; None of "all"."""
+        if value is None or isinstance(value, int):
+            return value
+        if value == "all":
+            return None
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number of layers nor 'all'", param, ctx)
+        return int(value)
+
+
+OPTIONS = (
+    click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples in a batch."),
+    click.option("--precision", metavar="NAME", help="fp32, fp16, bf16, fp8 or int8: same operations, other bytes."),
+    click.option("--segments", type=click.IntRange(min=1), metavar="K", help="Cut into K segments of least traffic."),
+    click.option(
+        "--layers", type=LayerCount(), default=SHOWN_LAYERS, show_default=True, help="Layers to list, or all."
+    ),
+    click.option(
+        "--sort", type=click.Choice(list(SORT_KEYS)), default="program", show_default=True, help="Their order."
+    ),
+    click.option(
+        "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a page as well."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+)
+
+
+def workload_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def answer(
+    graph: WorkloadGraph,
+    workload: dict[str, Any],
+    *,
+    segments: int | None,
+    layers: int | None,
+    sort: str,
+    html: Path | None,
+    as_json: bool,
+    growth: Mapping[str, Any] | None = None,
+) -> None:
+    """Print a workload as tables or as one object, and write its page where asked for."""
+    if segments is not None:
+        workload["segments"] = describe_segments(graph, segments)
+    if growth is not None:
+        workload["growth"] = growth
+    if html is not None:
+        from reports import write_workload
+
+        write_workload(workload, html)
+    if as_json:
+        emit_json(workload)
+        return
+    show_workload(workload, layers=layers, sort=sort)
+    if html is not None:
+        click.echo(f"The page is {html}.")
+
+
+def describe_segments(graph: WorkloadGraph, count: int) -> dict[str, Any]:
+    """Return `count` segments of least cut as JSON types, and what fixed size would cut instead.
+
+    Raises WorkloadError where the graph has fewer layers.
+    """
+    from workloads import build_segments
+
+    least = build_segments(graph, count=count)
+    fixed = build_segments(graph, segment_size=-(-len(graph.layers) // count))
+    flops = float(least.flops.sum()) or 1.0
+
+    def summary(cut: Any) -> dict[str, Any]:
+        return {
+            "segments": [
+                {
+                    "id": segment.id,
+                    "name": segment.name,
+                    "layers": len(segment.layer_indices),
+                    "flops": segment.flops,
+                    "flops_share": segment.flops / flops,
+                    "weight_bytes": segment.weight_bytes,
+                    "workspace_bytes": segment.workspace_bytes,
+                    "traffic_in_bytes": segment.traffic_in_bytes,
+                    "traffic_out_bytes": segment.traffic_out_bytes,
+                }
+                for segment in cut
+            ],
+            "cut_bytes": float(cut.edge_bytes.sum()),
+            "heaviest_share": float(cut.flops.max()) / flops,
+        }
+
+    return {"least_cut": summary(least), "fixed_size": summary(fixed)}
