@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TRACER_FILES = (
     *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "operators", "programs", "shapes", "sources"),
-    *("trace", "values"),
+    *("backward_flops", "recorder", "trace", "training_step", "values"),
 )
 """The files of this package that decide what a traced graph holds."""
 
@@ -53,6 +53,17 @@ def tracer_version() -> tuple[str, ...]:
 def registered_rules() -> list[object]:
     """Return what identifies the rules of custom operators: their names and code."""
     return [item for name, rule in sorted(registered().items()) for item in (name, *_plain(rule, set()))]
+
+
+def identify(options: object) -> list[object]:
+    """Return what identifies the options of a trace: plain values, functions and modules by what they are made of."""
+    import torch
+
+    if isinstance(options, torch.nn.Module):
+        return [fingerprint(options, (), {}, "")]
+    if isinstance(options, list | tuple):
+        return [part for item in options for part in (len(options), *identify(item))]
+    return list(_plain(options, set()))
 
 
 def fingerprint(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> str:

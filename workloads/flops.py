@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from workloads.backward_flops import BACKWARD
 from workloads.calls import Call, Constant, Count, Rule, TensorSpec, named
 from workloads.estimates import ESTIMATES, elementwise, estimate, per_input
 from workloads.graph import Counting, OperatorKind
+from workloads.operators import custom_rule
 
 COMPLEX_PRODUCTS = {OperatorKind.CONV: 3}
 """Real products of one complex product, by kind; 4 for all others.
@@ -258,6 +260,7 @@ RULES: dict[str, Rule] = {
     "adaptive_avg_pool2d": fvcore_or(OperatorKind.POOL, 1),
     **named("upsample_nearest2d upsample_bilinear2d grid_sampler", fvcore_or(OperatorKind.OTHER, 4)),
     **ESTIMATES,
+    **BACKWARD,
     # movement
     "embedding": moved(OperatorKind.EMBEDDING),
     **named(
@@ -267,7 +270,7 @@ RULES: dict[str, Rule] = {
     **named("to _to_copy type_as copy fill zero lift_fresh_copy", moved()),
     **named("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d", moved()),
     **named("replication_pad2d replication_pad3d _pad_circular _pad_enum im2col unfold pixel_shuffle", moved()),
-    **named("pixel_unshuffle channel_shuffle index index_select index_put", moved()),
+    **named("pixel_unshuffle channel_shuffle index index_select", moved()),
     **named("index_copy index_fill gather take", moved()),
     **named("take_along_dim scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter", moved()),
     **named(
@@ -301,7 +304,7 @@ def looked_up(call: Call) -> int | None:
 
 def count(call: Call) -> Count:
     """Return kind, MACs and operations of one call; `counting` is "refused" where nothing here understands it."""
-    rule = RULES.get(call.operator)
+    rule = RULES.get(call.operator) or custom_rule(call.operator)
     if rule is None and call.pointwise:
         rule = elementwise()
     if rule is None or not call.outputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 from typing import Literal
 
@@ -53,6 +53,15 @@ Phase = Literal["forward", "backward", "optimizer"]
 
 Mode = Literal["inference", "train"]
 """What a graph is of: a forward pass, or one training step (forward, backward, optimiser)."""
+
+
+class Role(IntEnum):
+    """What a piece of memory holds in a training step (column `role` of WorkloadGraph.allocations)."""
+
+    WEIGHT = 0  # parameters and buffers
+    GRADIENT = 1  # of parameters, from the backward layer that makes them to the end of the step
+    OPTIMIZER = 2  # the optimiser's state
+    ACTIVATION = 3  # all else: inputs, targets, activations, their gradients, temporaries of the optimiser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +142,8 @@ class WorkloadGraph:
     producer's output (a slice counts as the slice; what a partial in-place update leaves unchanged flows through it).
     `parameters` and `weight_bytes` (of all parameters and buffers that a layer uses, whole) count a tied weight once.
     `aliases` and `refused` count operator calls by name: views that became edges, and operators not understood.
+    `allocations` [A, 4] of a training step are (first layer, last layer, bytes, role) of each piece of memory, both
+    ends included, as eager execution takes and frees them; an inference has none (its layers free what is read last).
     """
 
     name: str
@@ -144,6 +155,7 @@ class WorkloadGraph:
     input_shapes: tuple[tuple[int, ...], ...] = ()
     batch: int = 1
     mode: Mode = "inference"
+    allocations: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
     aliases: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
 
@@ -172,7 +184,8 @@ class WorkloadGraph:
     def to_json(self) -> str:
         """Return the graph as one JSON object; `from_json` gives back an equal one."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
-        record |= {"schema": SCHEMA, "edges": self.edges.tolist(), "edge_bytes": self.edge_bytes.tolist()}
+        record |= {name: value.tolist() for name, value in record.items() if isinstance(value, np.ndarray)}
+        record["schema"] = SCHEMA
         record["layers"] = [
             {f.name: value for f in fields(Layer) if (value := getattr(layer, f.name)) != f.default}
             for layer in self.layers
@@ -209,6 +222,7 @@ class WorkloadGraph:
                     "layers": layers,
                     "edges": np.array(record["edges"], dtype=np.int64).reshape(-1, 2),
                     "edge_bytes": np.array(record["edge_bytes"], dtype=np.int64),
+                    "allocations": np.array(record.get("allocations", ()), dtype=np.int64).reshape(-1, 4),
                     "input_shapes": tuple(tuple(shape) for shape in record["input_shapes"]),
                 }
             )
@@ -220,7 +234,7 @@ class WorkloadGraph:
             return NotImplemented
         return all(
             np.array_equal(getattr(self, f.name), getattr(other, f.name))
-            if f.name.startswith("edge")
+            if isinstance(getattr(self, f.name), np.ndarray)
             else getattr(self, f.name) == getattr(other, f.name)
             for f in fields(self)
         )

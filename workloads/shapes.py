@@ -31,7 +31,8 @@ def _each(value: Any, axes: str) -> list[int]:
 
 
 def _convolution(call: Call) -> dict[str, int]:
-    x, weight, out, arguments = call.tensor("input"), call.tensor("weight"), call.output, call.arguments
+    x, weight, arguments = call.tensor("input"), call.tensor("weight"), call.arguments
+    out = call.tensor("grad_output") if "grad_output" in arguments else call.output  # of a backward, the forward's
     axes = AXES[len(weight.shape) - 2]
     groups = int(arguments["groups"])
     transposed = "transpose" in call.operator or bool(arguments.get("transposed", False))
@@ -98,6 +99,10 @@ def _recurrent(call: Call) -> dict[str, int]:
         x, weight = call.tensor("input"), call.tensor("w_hh")
         rows = x.numel // x.shape[-1]
         return {"batch": rows, "steps": 1, "in": x.shape[-1], "hidden": weight.shape[1], "layers": 1, "directions": 1}
+    if call.operator.startswith("mkldnn"):  # one layer in one direction, [steps, batch, in]
+        steps, batch, width = call.tensor("input").shape
+        hidden = int(call.arguments["hidden_size"])
+        return {"batch": batch, "steps": steps, "in": width, "hidden": hidden, "layers": 1, "directions": 1}
     packed = "data" in call.arguments
     x = call.tensor("data" if packed else "input")
     hidden = [t for t in call.arguments["params"] if len(t.shape) == 2][1].shape[1]
@@ -121,7 +126,8 @@ def _norm(call: Call) -> dict[str, int]:
     normalized = call.arguments.get("normalized_shape")
     width = math.prod(normalized) if normalized is not None else x.shape[1]
     shape = {"rows": x.numel // max(width, 1), "channels": width}
-    return shape | ({"groups": int(call.arguments["num_groups"])} if "num_groups" in call.arguments else {})
+    groups = call.arguments.get("num_groups", call.arguments.get("group"))
+    return shape | ({"groups": int(groups)} if groups is not None else {})
 
 
 def _along(call: Call) -> dict[str, int]:

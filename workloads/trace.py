@@ -21,7 +21,10 @@ from workloads.fingerprint import fingerprint
 from workloads.graph import WorkloadGraph
 from workloads.sources import source_of_error
 
-DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependent", "_local_scalar_dense", "Could not extract specialized")
+DATA_DEPENDENT = (
+    *("data-dependent", "GuardOnDataDependent", "_local_scalar_dense", "Could not extract specialized"),
+    *("DynamicOutputShape", "DataDependentOutput"),  # on fake tensors
+)
 DATA_DEPENDENT_HINT = (
     "write it with torch.cond or torch.where, or remove the assertion, .item() or boolean test on data; "
     "nothing is computed in a trace, so no value is known"
@@ -55,6 +58,24 @@ def trace(
         If the arguments are not these, or the model cannot be exported: what failed, where in the source, and in which
         module.
     """
+    args, kwargs = check_arguments(module, example_inputs, example_kwargs)
+    name = name or type(module).__name__
+    key = fingerprint(module, args, kwargs, name) if cache else ""
+    if key and (stored := graph_cache.read(name, key)) is not None:
+        return stored
+    graph = _trace(module, args, kwargs, name)
+    if key:
+        graph_cache.write(name, key, graph)
+    return graph
+
+
+def check_arguments(
+    module: nn.Module, example_inputs: Sequence[Any] | torch.Tensor, example_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of `forward`.
+
+    Raises WorkloadError where one of the three is something else.
+    """
     if not isinstance(module, nn.Module):
         raise WorkloadError(f"a {type(module).__name__} cannot be traced", "give a torch.nn.Module")
     if isinstance(example_inputs, Mapping):
@@ -63,16 +84,8 @@ def trace(
         raise WorkloadError(
             f"example_inputs is a {type(example_inputs).__name__}", "a tuple of the arguments of forward, or one tensor"
         )
-    name = name or type(module).__name__
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    kwargs = dict(example_kwargs or {})
-    key = fingerprint(module, args, kwargs, name) if cache else ""
-    if key and (stored := graph_cache.read(name, key)) is not None:
-        return stored
-    graph = _trace(module, args, kwargs, name)
-    if key:
-        graph_cache.write(name, key, graph)
-    return graph
+    return args, dict(example_kwargs or {})
 
 
 def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> WorkloadGraph:
@@ -83,7 +96,7 @@ def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], nam
         try:
             program = torch.export.export(module, args, kwargs, strict=False)
         except Exception as error:  # whatever the model's own code raises on the way
-            raise _explain(error, module, name) from None
+            raise explain(error, module, name) from None
         return build_graph(program, name)
 
 
@@ -119,7 +132,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
+def explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
     """Return the error that names what failed, the line of the user's source and the module."""
     text = str(error)
     if any(sign in f"{type(error).__name__} {text}" for sign in DATA_DEPENDENT):
