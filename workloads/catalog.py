@@ -58,6 +58,7 @@ class Entry:
     """One model of the catalogue. `inputs` are (shape, dtype); empty where the factory gives its own.
 
     `specification` names a file of workloads/specifications: what its specification claims, part by part.
+    `unpublished` says, in place of references, why nobody has published a figure to reach.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Entry:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
     references: tuple[Reference, ...] = ()
+    unpublished: str = ""
     length: LengthAxis | None = None
     specification: str = ""
 
