@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from workloads.errors import WorkloadError
 from workloads.onnx_route.module import FOLD_LIMIT, Array, OnnxModule
 from workloads.onnx_route.operators import OPERATORS, Node
 from workloads.onnx_route.operators.recurrent import GATES, torch_parameters
+from workloads.onnx_route.patterns import put_together
 from workloads.onnx_route.reader import File, input_specs, read
 from workloads.onnx_route.types import tensor_of, torch_dtype
 
@@ -75,7 +76,13 @@ def _module(file: File, weights: bool) -> OnnxModule:
         for position, name in enumerate(node.inputs):
             readers[name].append((node, position))
     parameters = {name for name in file.initializers if _is_parameter(file, name, readers)}
-    nodes, recurrent = _with_torch_weights(_with_biases(file, parameters, readers), parameters)
+    nodes = put_together(
+        file.nodes,
+        file.outputs,
+        {name: tuple(file.initializers[name].dims) for name in parameters},
+        _SmallValues(file),
+    )
+    nodes, recurrent = _with_torch_weights(nodes, parameters)
     used = {name for node in nodes for name in node.inputs} | set(file.outputs)
     constants: dict[str, Array] = {}
     held: dict[str, torch.Tensor] = {}
@@ -105,6 +112,30 @@ def _module(file: File, weights: bool) -> OnnxModule:
     for value, node in recurrent.items():
         _hold_recurrent(module, value, node, [held.get(name) for name in node.inputs[1:4]])
     return module
+
+
+class _SmallValues(Mapping[str, Array]):
+    """Values of the file's small tensors by name, read when they are asked for."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.protos = {
+            name: proto
+            for name, proto in {**file.constants, **file.initializers}.items()
+            if np.prod(proto.dims, dtype=np.int64) <= FOLD_LIMIT
+        }
+
+    def __getitem__(self, name: str) -> Array:
+        array = self.file.array(self.protos[name])
+        if array is None:
+            raise KeyError(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.protos)
+
+    def __len__(self) -> int:
+        return len(self.protos)
 
 
 def _is_parameter(file: File, name: str, readers: Mapping[str, list[tuple[Node, int]]]) -> bool:
@@ -140,31 +171,6 @@ def _place(name: str, scope: str) -> tuple[str, str]:
         if not any(hasattr(nn.Module, part) for part in path.split(".")):
             return path, attribute
     return scope, re.sub(r"\W+", "_", name)
-
-
-def _with_biases(file: File, parameters: set[str], readers: Mapping[str, list[tuple[Node, int]]]) -> tuple[Node, ...]:
-    """Hand the bias that is added to a product with a matrix of weights to the product: together, a linear layer."""
-    fused: dict[str, str] = {}  # name of the product's output -> bias
-    joined: dict[str, Node] = {}  # the same -> Add
-    shapes = {name: tuple(file.initializers[name].dims) for name in parameters}
-    for node in file.nodes:
-        if node.operator != "MatMul" or node.inputs[1] not in parameters or len(shapes[node.inputs[1]]) != 2:
-            continue
-        (out,) = node.outputs
-        if len(readers[out]) != 1 or out in file.outputs:
-            continue
-        add, position = readers[out][0]
-        other = add.inputs[1 - position] if add.operator == "Add" and len(add.inputs) == 2 else ""
-        if other in parameters and shapes[other] == shapes[node.inputs[1]][1:]:
-            fused[out], joined[out] = other, add
-    gone = {id(add) for add in joined.values()}
-    return tuple(
-        replace(node, inputs=(*node.inputs, fused[node.outputs[0]]), outputs=joined[node.outputs[0]].outputs)
-        if node.outputs and node.outputs[0] in fused
-        else node
-        for node in file.nodes
-        if id(node) not in gone
-    )
 
 
 def _with_torch_weights(nodes: Sequence[Node], parameters: set[str]) -> tuple[tuple[Node, ...], dict[str, Node]]:

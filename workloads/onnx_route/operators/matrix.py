@@ -16,7 +16,7 @@ from workloads.onnx_route.operators.register import Call, operator
 
 @operator("MatMul")
 def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Product; with a matrix of weights a linear layer, to which `load` has added the bias that follows."""
+    """Product; with a matrix of weights a linear layer, to which `patterns` has added the bias that follows."""
     if 1 in call.weights and y.ndim == 2 and x.ndim >= 2:
         return F.linear(x, y.t(), bias)
     product = torch.matmul(x, y)

@@ -27,7 +27,7 @@ def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
 @operator("GroupNormalization", weights=(1, 2))
 def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Opset 18 has a scale a group, 21 a scale a channel."""
-    groups = call.need("num_groups")
+    groups, scale, bias = call.need("num_groups"), scale.reshape(-1), bias.reshape(-1)
     if call.opset < 21 and scale.shape[0] != x.shape[1]:
         scale, bias = (t.repeat_interleave(x.shape[1] // groups) for t in (scale, bias))
     return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
