@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench peers clean
 
 run: $(VENV)/.installed
 	$(BIN)/dse run htdemucs
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks
+
+peers: $(VENV)/.installed-test
+	$(BIN)/python -m tests.peers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

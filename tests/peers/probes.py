@@ -70,7 +70,9 @@ class TasNetBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.widen = nn.Sequential(nn.Conv1d(32, 64, 1), nn.PReLU(), nn.GroupNorm(1, 64))
-        self.filter = nn.Sequential(nn.Conv1d(64, 64, 3, padding=2, dilation=2, groups=64), nn.PReLU(), nn.GroupNorm(1, 64))
+        self.filter = nn.Sequential(
+            nn.Conv1d(64, 64, 3, padding=2, dilation=2, groups=64), nn.PReLU(), nn.GroupNorm(1, 64)
+        )
         self.narrow = nn.Conv1d(64, 32, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,7 +116,9 @@ PROBES = (
     # steps x directions x gates x hidden x (inputs + hidden)
     Probe(name="lstm_bidirectional", block=BidirectionalLstm, shape=(1, 20, 32), macs=20 * 2 * 4 * 48 * (32 + 48)),
     # four projections; queries x keys x width for the scores, the same for the weighted sum
-    Probe(name="multi_head_attention", block=SelfAttention, shape=(1, 30, 64), macs=4 * 30 * 64 * 64 + 2 * 30 * 30 * 64),
+    Probe(
+        name="multi_head_attention", block=SelfAttention, shape=(1, 30, 64), macs=4 * 30 * 64 * 64 + 2 * 30 * 30 * 64
+    ),
     Probe(name="linear_2_axes", block=lambda: nn.Linear(128, 64), shape=(8, 128), macs=8 * 128 * 64),
     Probe(name="linear_3_axes", block=lambda: nn.Linear(128, 64), shape=(2, 25, 128), macs=2 * 25 * 128 * 64),
     Probe(name="tasnet_block", block=TasNetBlock, shape=(1, 32, 200), macs=200 * (32 * 64 + 64 * 3 + 64 * 32)),
