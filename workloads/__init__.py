@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from workloads.factory import trace_factory
     from workloads.files import trace_file
     from workloads.graph import Layer, OperatorKind, WorkloadGraph
+    from workloads.growth import GrowthPoint, growth
     from workloads.memory import PeakMemory, peak_memory
     from workloads.onnx_route import load_onnx
     from workloads.operators import count_operator
     from workloads.scaling import Family, at_precision, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.trace import trace
+    from workloads.training_step import trace_training
 
 _HOME = {
     "Call": "calls",
     "Count": "calls",
     "Entry": "catalog",
     "Family": "scaling",
+    "GrowthPoint": "growth",
     "Layer": "graph",
     "OperatorKind": "graph",
     "PeakMemory": "memory",
@@ -41,6 +44,7 @@ _HOME = {
     "describe": "describe",
     "entry": "catalog",
     "family": "scaling",
+    "growth": "growth",
     "load": "catalog",
     "load_onnx": "onnx_route",
     "mark_fine_splittable_segments": "segments",
@@ -48,6 +52,7 @@ _HOME = {
     "peak_memory": "memory",
     "trace": "trace",
     "trace_factory": "factory",
+    "trace_training": "training_step",
     "trace_file": "files",
 }
 
@@ -56,6 +61,7 @@ __all__ = [
     "Count",
     "Entry",
     "Family",
+    "GrowthPoint",
     "Layer",
     "OperatorKind",
     "PeakMemory",
@@ -70,6 +76,7 @@ __all__ = [
     "describe",
     "entry",
     "family",
+    "growth",
     "load",
     "load_onnx",
     "mark_fine_splittable_segments",
@@ -78,6 +85,7 @@ __all__ = [
     "trace",
     "trace_factory",
     "trace_file",
+    "trace_training",
 ]
 
 
