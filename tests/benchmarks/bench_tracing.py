@@ -1,4 +1,4 @@
-"""Tracing: the largest model of the catalogue without and with its cached graph, each in a process of its own."""
+"""Tracing large models, each in a fresh process: wall time with imports and building the model, and peak memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from pathlib import Path
 from tests.benchmarks.figure import Figure
 
 LARGEST = "mossformer2"  # 4 s at 16 kHz, 663 GMACs
+
+LLAMA = """
+import torch, transformers, workloads
+from workloads.graph import MATRIX_KINDS
+with torch.device("meta"):
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(use_cache=False))  # the defaults are Llama-2-7B's
+    tokens = torch.zeros(1, 128, dtype=torch.int64)
+graph = workloads.trace(module, tokens, cache=False)
+assert graph.parameters == 6_738_415_616 and not graph.refused
+assert round(sum(layer.macs for layer in graph.layers if layer.kind in MATRIX_KINDS) / 1e9, 1) == 850.0
+"""
 
 MEASURED = """
 import json, resource, sys
@@ -62,10 +73,11 @@ def figures(what: str, run: Run, *, wall_s: float, peak_gb: float) -> list[Figur
 
 
 def measure() -> list[Figure]:
-    """Trace, then load what was kept."""
+    """Trace the catalogue's largest model, load what was kept of it, and trace Llama-2-7B without weights."""
     code = f"import workloads; graph = workloads.load({LARGEST!r})"
     with tempfile.TemporaryDirectory() as folder:
         cold, cached = (fresh_process(code, Path(folder)) for _ in range(2))
+        llama = fresh_process(LLAMA, Path(folder))
     return [
         *figures(f"trace {LARGEST}, 4 s of audio", cold, wall_s=60, peak_gb=6),
         Figure(
@@ -76,4 +88,5 @@ def measure() -> list[Figure]:
             higher_is_better=False,
             note=cached.note,
         ),
+        *figures("trace Llama-2-7B without weights, 128 tokens", llama, wall_s=90, peak_gb=4),
     ]
