@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRACER_FILES = (
-    *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "operators", "programs", "shapes", "sources"),
-    *("backward_flops", "recorder", "trace", "training_step", "values"),
+    *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "linear_algebra", "operators"),
+    *("programs", "shapes", "sources", "backward_flops", "recorder", "trace", "training_step", "values"),
 )
 """The files of this package that decide what a traced graph holds."""
 

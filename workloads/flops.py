@@ -22,6 +22,7 @@ from workloads.backward_flops import BACKWARD
 from workloads.calls import Call, Constant, Count, Rule, TensorSpec, named
 from workloads.estimates import ESTIMATES, elementwise, estimate, per_input
 from workloads.graph import Counting, OperatorKind
+from workloads.linear_algebra import LINEAR_ALGEBRA
 from workloads.operators import custom_rule
 
 COMPLEX_PRODUCTS = {OperatorKind.CONV: 3}
@@ -220,6 +221,13 @@ def fvcore_or(kind: OperatorKind, per_element: int) -> Rule:
     return rule
 
 
+def _core_batch_norm(call: Call) -> Count:
+    """Batch norm in evaluation as core ATen calls it: counted as fvcore counts `batch_norm`."""
+    affine = call.arguments.get("weight") is not None
+    macs = call.tensor("input").numel * (1 + affine)
+    return _exact(OperatorKind.NORM, "handle", macs, "1 an element, 2 with weight and bias")
+
+
 def moved(kind: OperatorKind = OperatorKind.COPY) -> Rule:
     """Return the rule of an operator that moves data and computes nothing."""
 
@@ -256,10 +264,12 @@ RULES: dict[str, Rule] = {
     **named("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", _recurrent_cell),
     # counted by fvcore in operations an element
     "batch_norm": fvcore_or(OperatorKind.NORM, 2),
+    "_native_batch_norm_legit_no_training": _core_batch_norm,
     **named("layer_norm group_norm instance_norm", fvcore_or(OperatorKind.NORM, 5)),
     "adaptive_avg_pool2d": fvcore_or(OperatorKind.POOL, 1),
     **named("upsample_nearest2d upsample_bilinear2d grid_sampler", fvcore_or(OperatorKind.OTHER, 4)),
     **ESTIMATES,
+    **LINEAR_ALGEBRA,
     **BACKWARD,
     # movement
     "embedding": moved(OperatorKind.EMBEDDING),

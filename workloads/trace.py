@@ -29,6 +29,7 @@ DATA_DEPENDENT_HINT = (
     "write it with torch.cond or torch.where, or remove the assertion, .item() or boolean test on data; "
     "nothing is computed in a trace, so no value is known"
 )
+SIZE_HINT = "a Python number, or the shape of a tensor, has a known value; sequences padded instead of packed, too"
 
 
 def trace(
@@ -137,6 +138,8 @@ def explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
     text = str(error)
     if any(sign in f"{type(error).__name__} {text}" for sign in DATA_DEPENDENT):
         reason, hint = "its control flow depends on the values of a tensor", DATA_DEPENDENT_HINT
+    elif "got FakeTensor" in text:
+        reason, hint = "a size depends on the values of a tensor", SIZE_HINT
     else:
         first = next((line.strip() for line in text.splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {first}" if first else type(error).__name__

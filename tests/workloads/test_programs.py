@@ -259,8 +259,8 @@ def test_a_record_that_makes_no_sense_is_an_error_of_ours(name, open_sizes, tmp_
 @pytest.mark.parametrize(
     "target",
     [
-        *("torch.os.system", "torch.load", "torch.ops.load_library", "math.os", "_operator.methodcaller", "#x:y", "eval"),
-        *("torch.ops.aten.__class__", "torch.ops.nobody.knows.default"),
+        *("torch.os.system", "torch.load", "torch.ops.load_library", "math.os", "_operator.methodcaller", "#x:y"),
+        *("eval", "torch.ops.aten.__class__", "torch.ops.nobody.knows.default"),
     ],
 )
 def test_what_is_no_operator_is_never_looked_up_or_called(target, open_sizes, tmp_path):
