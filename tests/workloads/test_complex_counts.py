@@ -11,6 +11,7 @@ from tests.workloads.tracing_help import Call, fvcore_total, matrix_macs, only, 
 from workloads import describe
 from workloads.describe import quantity
 from workloads.models.complex_layers import ComplexConv2d, ComplexConvTranspose2d
+from workloads.training_step import trace_training
 
 
 class Kernels(TorchDispatchMode):
@@ -113,3 +114,31 @@ def test_elements_of_complex_numbers_are_counted_in_real_operations_and_bytes():
     assert (linear.input_bytes, linear.output_bytes, linear.float_bytes) == (15 * 8, 12 * 8, 4)
     rows = {row["operator"]: row for row in describe(graph)["layers"]}
     assert rows["aten.linear.default"]["counting"] == "handle"
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x):
+        return self.second(self.first(x)).abs()
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "macs"),
+    [
+        (TwoLayers(nn.Conv1d(3, 4, 3, dtype=torch.complex64), nn.Conv1d(4, 3, 3, dtype=torch.complex64)), (2, 3, 8),
+         (3 * 2 * 6 * 4 * 3 * 3, 3 * 2 * 4 * 3 * 4 * 3)),
+        (TwoLayers(nn.Linear(5, 4, dtype=torch.complex64), nn.Linear(4, 3, dtype=torch.complex64)), (6, 5),
+         (4 * 6 * 5 * 4, 4 * 6 * 4 * 3)),
+    ],
+)  # fmt: skip
+def test_a_training_step_counts_as_many_real_products_forward_and_twice_as_many_backward(module, shape, macs):
+    """But for the first layer, whose input needs no gradient; the recorder sees the kernels themselves."""
+    graph = trace_training(module, (drawn(*shape),), cache=False)
+    by_phase = {phase: sum(x.macs for x in graph.layers if x.phase == phase) for phase in ("forward", "backward")}
+    first, second = macs
+    assert not graph.refused
+    assert by_phase == {"forward": first + second, "backward": first + 2 * second}
+    assert matrix_macs(trace(module, drawn(*shape))) == by_phase["forward"]
