@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from reports.export import write_perfetto, write_tables
     from reports.page import write
     from reports.run import Run, read_run
+    from reports.workload_page import write_workload
 
-__all__ = ["Run", "read_run", "write", "write_perfetto", "write_tables"]
+__all__ = ["Run", "read_run", "write", "write_perfetto", "write_tables", "write_workload"]
 
 _HOME = {
     "Run": "reports.run",
@@ -21,6 +22,7 @@ _HOME = {
     "write": "reports.page",
     "write_perfetto": "reports.export",
     "write_tables": "reports.export",
+    "write_workload": "reports.workload_page",
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from markupsafe import Markup
 from reports.blocks import Block, Chart, Fold
 from reports.export import write_file, write_perfetto, write_tables
 from reports.plots.style import house_style
-from reports.run import Run, read_run
+from reports.run import Problem, Run, read_run
 from reports.section import Card, all_sections, draw_section
 
 
@@ -49,8 +50,41 @@ def write(run_folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What one page shows: its heading, what is missing of its source, and its cards."""
+
+    title: str  # of the window
+    name: str
+    subtitle: str
+    cards: Sequence[Card]
+    problems: Sequence[Problem] = ()
+
+
 def render(run: Run) -> str:
-    """Return the page as HTML."""
+    """Return the page of a run as HTML."""
+    summary, started = run.summary, run.environment.started if run.environment else None
+    parts = [
+        "Design-space exploration report",
+        f"workload {summary.workload}" if summary and summary.workload else "",
+        f"{summary.regime} regime" if summary and summary.regime else "",
+        f"run started {started[:16].replace('T', ' ')}" if started else "",
+    ]
+    with house_style():
+        cards = [draw_section(section, run) for section in all_sections()]
+    return render_page(
+        Page(
+            title=f"{run.name}: design-space exploration report",
+            name=run.name,
+            subtitle=" · ".join(part for part in parts if part),
+            cards=cards,
+            problems=run.problems,
+        )
+    )
+
+
+def render_page(page: Page) -> str:
+    """Return a page as HTML: style and scripts inline, nothing loaded."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -60,14 +94,12 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with house_style():
-        cards = [draw_section(section, run) for section in all_sections()]
     scripts = [_template_source(environment, "page.js")]
-    if any(isinstance(block, Chart) for block in _blocks(cards)):
+    if any(isinstance(block, Chart) for block in _blocks(page.cards)):
         scripts.insert(0, _plotly())
     return environment.get_template("page.html.j2").render(
-        run=run,
-        cards=cards,
+        page=page,
+        cards=page.cards,
         style=_template_source(environment, "page.css"),
         scripts=scripts,
         policy=_content_security_policy(scripts),

@@ -131,6 +131,12 @@ class WorkloadLayer:
     macs: float = 0.0
     flops: float = 0.0
     bytes: float = 0.0
+    phase: str = "forward"
+    size: str = ""  # kernel and stride, or m x k x n, ...
+    output_shape: list[int] = field(default_factory=list)
+    parameters: float = 0.0
+    arithmetic_intensity: float = 0.0  # op/B
+    live_bytes: float = 0.0  # tensors that are live while it runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +154,107 @@ class UncountedOperator:
 
     name: str
     count: int = 0
+    sources: list[str] = field(default_factory=list)  # file, line and code that called it
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Sums over the layers of one module or operator."""
+
+    name: str
+    layers: int = 0
+    parameters: float = 0.0
+    macs: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums by module and by operator."""
+
+    by_module: list[Total] = field(default_factory=list)
+    by_operator: list[Total] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakMemory:
+    """Weights, and the largest sum of live tensors; `layer` is where that is."""
+
+    weight_bytes: float
+    activation_bytes: float
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """One bottleneck of the workload and what to build against it."""
+
+    subject: str
+    bound: str = ""
+    where: list[str] = field(default_factory=list)
+    evidence: str = ""
+    measure: str = ""
+    gain: str = ""
+    severity: float = 0.0  # share of `share_of`
+    share_of: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Figures of a part: of a specification, or as built."""
+
+    parameters: float | None = None
+    flops: float | None = None
+    flops_by_rule: float | None = None  # by the specification's own way of counting
+    output_shape: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecificationPart:
+    """One row of a specification's table; a part that is not built has no figures."""
+
+    part: str
+    claim: str = ""
+    claimed: Claim = field(default_factory=Claim)
+    built: Claim | None = None
+    differs: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecificationGroup:
+    """Sums over the rows of one group."""
+
+    claimed: Claim = field(default_factory=Claim)
+    built: Claim = field(default_factory=Claim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specification:
+    """What a specification claims part by part, beside what is built."""
+
+    source: str = ""
+    convention: str = ""
+    rows: list[SpecificationPart] = field(default_factory=list)
+    groups: dict[str, SpecificationGroup] = field(default_factory=dict)
+    sums: Claim = field(default_factory=Claim)
+    total: Claim = field(default_factory=Claim)
+    built_total: Claim = field(default_factory=Claim)
+    findings: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthPoint:
+    """One model at one length of its input."""
+
+    name: str
+    seconds: float
+    flops: float
+    peak_bytes: float
+    peak_bytes_with_scores: float | None = None  # where softmax attention holds its scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +270,22 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """`workload.json`."""
+    """`workload.json`, and what `dse workloads NAME --json` prints."""
 
     name: str = ""
+    mode: str = "inference"
     parameters: float | None = None
     macs: float | None = None
     flops: float | None = None
+    bytes: float | None = None
+    batch: int | None = None
+    seconds: float | None = None
+    input_shapes: list[list[int]] = field(default_factory=list)
+    peak_memory: PeakMemory | None = None
+    totals: Totals = field(default_factory=Totals)
+    advice: list[Advice] = field(default_factory=list)
+    specification: Specification | None = None
+    growth: list[GrowthPoint] = field(default_factory=list)
     layers: list[WorkloadLayer] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)  # views, by operator
     uncounted_operators: list[UncountedOperator] = field(default_factory=list)

@@ -19,6 +19,21 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+for (const frame of document.querySelectorAll(".table.tall")) {
+  const rows = [...frame.querySelectorAll("tbody tr")];
+  const field = document.createElement("input");
+  field.type = "search";
+  field.className = "filter";
+  field.placeholder = `Filter ${rows.length} rows`;
+  field.setAttribute("aria-label", field.placeholder);
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    rows.forEach((row, index) => { row.hidden = !words.every((word) => texts[index].includes(word)); });
+  });
+  frame.before(field);
+}
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const drawCharts = () => {
   for (const chart of document.querySelectorAll(".chart")) {
