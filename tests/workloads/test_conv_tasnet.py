@@ -10,6 +10,7 @@ import workloads
 from workloads.errors import WorkloadError
 from workloads.graph import OperatorKind
 from workloads.models.conv_tasnet import Block, ConvTasNet, ConvTasNetConfig, Decoder, Encoder, Separator, conv_tasnet
+from workloads.scaling import family
 from workloads.trace import trace
 
 
@@ -56,6 +57,15 @@ def test_macs_are_those_counted_by_hand() -> None:
     expected = frames * (once + config.sources * 64 * 32)
     assert sum(layer.macs for layer in graph.layers if layer.kind is OperatorKind.CONV) == expected == 242_828_928
     assert not graph.refused
+
+
+def test_its_work_at_any_whole_number_of_strides_follows_from_three_lengths() -> None:
+    workload = family("conv-tasnet")
+    for length in (16 * 801, 64_000):
+        assert not any(workload.check(length=length).values())
+    frames = 64_000 // 16 - 1
+    matrix = sum(layer.macs for layer in workload.at(seconds=4).layers if layer.kind is OperatorKind.CONV)
+    assert matrix == frames * (241_024 + 64 * 32)
 
 
 @pytest.mark.parametrize(

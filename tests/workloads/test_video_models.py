@@ -17,6 +17,7 @@ from workloads.models.gated_encoder import GatedBlock, GatedEncoder, Gates
 from workloads.models.video_audio_ast import VideoAudioAST, video_audio_ast
 from workloads.models.video_vit import SIZES, VideoViT, video_vit
 from workloads.trace import trace
+from workloads.training_step import trace_training
 
 Model = VideoViT | VideoAudioAST
 BUILD = {"video": video_vit, "audio": video_audio_ast}
@@ -408,6 +409,14 @@ def test_a_pruner_decides_the_gates_and_trains_with_the_model(kind: str) -> None
     assert all((p.grad != 0).any() and torch.isfinite(p.grad).all() for p in pruner.parameters())
 
 
+def test_a_model_with_its_pruner_traces_and_its_step_too() -> None:
+    model = small("audio", use_ast_prune=True, pruner=Learned).float()
+    inputs = tuple(x.float() for x in clips(model))
+    for graph in (trace(model, inputs, name="pruned"), trace_training(model, inputs, name="pruned")):
+        assert not graph.refused
+        assert any(layer.module.startswith("encoder.ast_pruner") or "log" in layer.operator for layer in graph.layers)
+
+
 @both
 def test_without_a_pruner_pruning_is_refused(kind: str) -> None:
     with pytest.raises(WorkloadError, match="there is no pruner") as caught:
@@ -470,6 +479,7 @@ def test_dropout_is_off_in_evaluation(kind: str) -> None:
         ({"drop_rate": 1.0}, "drop_rate is 1.0"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
         ({"ast_cfg": {"gate_layer": 4}}, "gate_layer is 4"),
+        ({"ast_cfg": {"gate_layer": "first"}}, "gate_layer is 'first'"),
     ],
 )
 @both

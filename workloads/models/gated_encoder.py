@@ -206,9 +206,9 @@ class GatedEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
         cfg = {**(ast_cfg or {})}
-        self.gate_layer = int(cfg.get("gate_layer", 0))
-        if not 0 <= self.gate_layer < depth:
-            raise WorkloadError(f"ast_cfg: gate_layer is {self.gate_layer}", f"a block from 0 to {depth - 1}")
+        self.gate_layer = cfg.get("gate_layer", 0)
+        if not isinstance(self.gate_layer, int) or not 0 <= self.gate_layer < depth:
+            raise WorkloadError(f"ast_cfg: gate_layer is {self.gate_layer!r}", f"a block from 0 to {depth - 1}")
         self.ast_pruner: Pruner | None = None
         if use_ast_prune:
             if pruner is None:
@@ -244,6 +244,7 @@ class GatedEncoder(nn.Module):
                 if pruner is not None:
                     token, token_sparsity, statistics = pruner.forward_token_gating(x.view(tokens.shape), self.slices)
                     gates = replace(gates, token=token)
+                    self._check(gates, tokens.shape[0])
                     pruned = Pruned(
                         sparsity={
                             "sparsity_token": token_sparsity,
