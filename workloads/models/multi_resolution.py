@@ -48,11 +48,14 @@ class MultiResolutionEncoder(nn.Module):
 
     def forward(self, wave: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, C, T] to [B, channels, *size], `size` in bins and frames."""
-        mid = wave.mean(1, keepdim=True)
-        encoded = []
-        for n_fft, encode, share in zip(self.n_ffts, self.encoders, self.weights.softmax(0), strict=True):
-            spectrum = spectrogram(mid, torch.hann_window(n_fft, dtype=wave.dtype, device=wave.device))
-            features = encode(torch.cat([spectrum.abs(), spectrum.angle()], dim=1))
-            encoded.append(share * F.interpolate(features, size=size, mode="bilinear", align_corners=False))
-        out: Tensor = self.fuse(torch.cat(encoded, dim=1))
+        mid, shares = wave.mean(1, keepdim=True), self.weights.softmax(0)
+        # each in a function of its own, so that eager execution frees it once they are concatenated
+        encoded = torch.cat([self._encoded(mid, index, size) * share for index, share in enumerate(shares)], dim=1)
+        out: Tensor = self.fuse(encoded)
         return out
+
+    def _encoded(self, mid: Tensor, index: int, size: tuple[int, int]) -> Tensor:
+        """[B, 1, T] to [B, channels, *size] of one resolution."""
+        spectrum = spectrogram(mid, torch.hann_window(self.n_ffts[index], dtype=mid.dtype, device=mid.device))
+        features = self.encoders[index](torch.cat([spectrum.abs(), spectrum.angle()], dim=1))
+        return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
