@@ -19,9 +19,9 @@ import yaml
 
 from workloads import cache as graph_cache
 from workloads.errors import WorkloadError
-from workloads.factory import build
+from workloads.factory import build, check_mode, trace_as
 from workloads.fingerprint import digest, file_digest, tracer_version
-from workloads.graph import WorkloadGraph
+from workloads.graph import Mode, WorkloadGraph
 
 FILE = Path(__file__).with_name("catalog.yaml")
 ENTRY_POINTS = "chipfront.workloads"
@@ -117,39 +117,39 @@ def entry(name: str) -> Entry:
     return _entries()[name]
 
 
-def key(model: Entry) -> str:
+def key(model: Entry, mode: Mode = "inference") -> str:
     """Return the content hash of the graph of a model that ships, without importing it.
 
-    It holds the entry, the sources of all models here, and the tracer with the versions of its libraries.
+    It holds the entry, the mode, the sources of all models here, and the tracer with the versions of its libraries.
     """
     sources = sorted((Path(__file__).parent / "models").rglob("*.py"))
-    return digest([model, *tracer_version(), *map(file_digest, sources)])
+    return digest([model, mode, *tracer_version(), *map(file_digest, sources)])
 
 
-def load(name: str, cache: bool = True) -> WorkloadGraph:
+def load(name: str, cache: bool = True, mode: Mode = "inference") -> WorkloadGraph:
     """Return the graph of a model of the catalogue, from the disk cache if it is there.
 
     torch is then not imported for a model that ships. A model of another distribution is always built (on the meta
-    device), since only the module itself tells all that it is made of.
+    device), since only the module itself tells all that it is made of. `mode` is "inference", or "train" for a training
+    step with the loss and the optimiser that `workloads.trace_training` takes where nothing is said.
 
     Raises
     ------
     WorkloadError
-        If there is no such model, or it cannot be traced.
+        If there is no such model or mode, or it cannot be traced.
     """
-    return traced(entry(name), cache=cache)
+    return traced(entry(name), cache=cache, mode=mode)
 
 
-def traced(model: Entry, *, cache: bool = True) -> WorkloadGraph:
+def traced(model: Entry, *, cache: bool = True, mode: Mode = "inference") -> WorkloadGraph:
     """Return the graph of an entry, as `load` does of a name; its inputs may have been given another size."""
+    check_mode(mode)
     ships = model.factory.startswith("workloads.")
-    content = key(model) if cache and ships else ""
+    content = key(model, mode) if cache and ships else ""
     if content and (stored := graph_cache.read(model.name, content)) is not None:
         return stored
-    from workloads.trace import trace
-
     module, inputs = build(model.factory, model.inputs, kwargs=model.kwargs, device="meta")
-    graph = trace(module, inputs, name=model.name, cache=cache and not ships)
+    graph = trace_as(mode, module, inputs, name=model.name, cache=cache and not ships)
     if content:
         graph_cache.write(model.name, content, graph)
     return graph

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from workloads.errors import WorkloadError
 from workloads.files import is_model_file, trace_file
-from workloads.graph import WorkloadGraph
+from workloads.graph import Mode, WorkloadGraph
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,12 @@ def build(
 
 
 def trace_factory(
-    factory: str, inputs: Sequence[str] | None = None, *, name: str = "", cache: bool = True
+    factory: str,
+    inputs: Sequence[str] | None = None,
+    *,
+    name: str = "",
+    cache: bool = True,
+    mode: Mode = "inference",
 ) -> WorkloadGraph:
     """Trace the model of `package.module:factory`, looked for in the current folder and the installed packages.
 
@@ -160,20 +165,44 @@ def trace_factory(
         Name of the graph; the factory's name if empty.
     cache
         As in `workloads.trace`.
+    mode
+        "inference", or "train" for a training step as `workloads.trace_training` takes it where nothing is said.
 
     Raises
     ------
     WorkloadError
-        As `build` and `workloads.trace` do.
+        As `build`, `workloads.trace` and `workloads.trace_training` do; for a model file in mode "train", which holds
+        no module that could be trained.
     """
+    check_mode(mode)
     if is_model_file(factory):
+        if mode == "train":
+            hint = "give a factory of the module itself: package.module:factory"
+            raise WorkloadError(f"{factory} holds an exported program, which cannot be trained", hint)
         return trace_file(factory, inputs, name=name, cache=cache)
     shapes = [parse_input(text) for text in inputs or ()]
-    from workloads.trace import trace
-
     with _current_folder_importable():
         module, examples = build(factory, shapes)
-        return trace(module, examples, name=name or split(factory)[1], cache=cache)
+        return trace_as(mode, module, examples, name=name or split(factory)[1], cache=cache)
+
+
+def check_mode(mode: str) -> None:
+    """Raise WorkloadError where there is no such mode."""
+    if mode not in get_args(Mode):
+        close = get_close_matches(mode, get_args(Mode), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else " or ".join(get_args(Mode))
+        raise WorkloadError(f"there is no mode {mode!r}", hint)
+
+
+def trace_as(mode: Mode, module: nn.Module, examples: tuple[Any, ...], *, name: str, cache: bool) -> WorkloadGraph:
+    """Trace a module's inference, or a step of its training."""
+    if mode == "train":
+        from workloads.training_step import trace_training
+
+        return trace_training(module, examples, name=name, cache=cache)
+    from workloads.trace import trace
+
+    return trace(module, examples, name=name, cache=cache)
 
 
 @contextmanager
