@@ -34,8 +34,10 @@ def scaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> Scaled:
     producer, consumer = graph.edges.T
     edge_bytes = graph.edge_bytes * growth[producer]
     external = np.maximum(rows["input_bytes"] - sum_by(consumer, graph.edge_bytes, len(rows)), 0.0)
-    external *= np.where(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING], batch / graph.batch, growth)
-    rows["input_bytes"] = external + sum_by(consumer, edge_bytes, len(rows))
+    different = sum_by(consumer, edge_bytes - graph.edge_bytes * growth[consumer], len(rows))
+    indices = np.where(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING], batch / graph.batch - growth, 0.0) * external
+    rows["input_bytes"] = np.maximum(rows["input_bytes"] * growth + different + indices, 0.0)
+    external = external * growth + indices
     rows["output_bytes"] *= growth
     for index in np.flatnonzero(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING]):
         whole = max(graph.layers[index].resident_bytes, rows["weight_bytes"][index])
