@@ -32,6 +32,7 @@ from workloads.errors import WorkloadError
 from workloads.factory import parse_input
 from workloads.fingerprint import digest, registered_rules, tracer_version
 from workloads.graph import WorkloadGraph
+from workloads.operators import registered
 from workloads.sources import source_in
 from workloads.trace import quiet
 
@@ -86,6 +87,7 @@ def load_program(archive: Archive, path: str, inputs: Sequence[str] = ()) -> Exp
     WorkloadError
         As `trace_program` does, about the file called `path`.
     """
+    registered()  # other distributions register their operators with torch when their rules are loaded
     try:
         record = json.loads(archive.graph)
         for node in _calls(record):
