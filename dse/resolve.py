@@ -27,7 +27,7 @@ from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
 from dse.study_file import StudyFile
-from dse.workload import workload_graph
+from dse.workload import describe_workload, workload_graph
 from solvers.mapping.solver import mapping_solver
 
 PRECISION_BASIS = (
@@ -63,7 +63,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     with said_of(study, "model"):
         cost_model(study.model)
     with said_of(study, "workload"):
-        graph, reference = workload_graph(study.workload)
+        graph, reference = workload_graph(study.workload, mode=study.mode, length=study.length, seconds=study.seconds)
     with said_of(study, "segments"):
         segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
     costs = {
@@ -75,7 +75,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     planes = _bound_all(study, designs, types, packages, costs)
     exact, fits, misfit = _exact(study, designs, types, packages)
     reason = np.where(fits, planes.reason, misfit)
-    workload = workloads.describe(graph, reference) | {
+    cuts = {
         "segments": [asdict(segment) for segment in segments],
         "segment_edges": [
             [int(u), int(v), float(size)] for (u, v), size in zip(segments.edges, segments.edge_bytes, strict=True)
@@ -91,7 +91,6 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
             *(asdict(statement) for statement in basis(types, packages)),
         ],
     }
-    counted = {key: value for key, value in workload.items() if key != "reference"}
     records = {key: datasheets[key] for key in ("chips", "packages", "links")}
     facts = {kind: [_facts(record) for record in rows] for kind, rows in records.items()}
     return Resolved(
@@ -108,9 +107,9 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
             deadline_s=study.mapping_deadline_s,
             seed=study.seed,
         ),
-        workload=workload,
+        workload=describe_workload(study.workload, graph) | cuts,
         datasheets=datasheets,
-        fingerprints={"workload_fingerprint": _digest(counted), "library_fingerprint": _digest(facts)},
+        fingerprints={"workload_fingerprint": _digest([graph.to_json(), cuts]), "library_fingerprint": _digest(facts)},
     )
 
 

@@ -49,6 +49,9 @@ class StudyFile:
     objectives: tuple[str, ...]
     space: DesignSpace = field(default_factory=DesignSpace)
     segments: Segmentation = field(default_factory=lambda: Segmentation(segment_size=4))
+    mode: Literal["inference", "train"] = "inference"  # of the workload: a forward pass, or one training step
+    length: int | None = None  # of the workload's sequence, in its units; as in the catalogue where nothing is said
+    seconds: float | None = None  # the same in seconds of signal
     model: str = "roofline"
     regime: Literal["serial", "pipelined"] = "serial"
     inputs: int = 32  # simulated, in the pipelined regime
@@ -63,6 +66,12 @@ class StudyFile:
             raise DseError(f"name is {self.name!r}", "a name that a folder can have, without / or \\")
         if not 1 <= self.inputs <= MOST_INPUTS:
             raise DseError(f"inputs is {self.inputs}", f"a whole number from 1 to {MOST_INPUTS:,}")
+        if self.length is not None and self.seconds is not None:
+            raise DseError(f"length is {self.length} and seconds is {self.seconds}", "only one of them")
+        if self.length is not None and self.length < 1:
+            raise DseError(f"length is {self.length}", "a whole number from 1")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise DseError(f"seconds is {self.seconds}", "a time above 0, such as 10")
         if not 0 <= self.epsilon < math.inf:
             raise DseError(f"epsilon is {self.epsilon}", "a share of at least 0, such as 0.05 for 5 %")
         if self.seed < 0:

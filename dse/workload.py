@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import workloads
 from dse.errors import DseError
@@ -11,25 +10,49 @@ from workloads.describe import uncounted_operators
 from workloads.files import is_model_file
 
 if TYPE_CHECKING:
-    from workloads import Reference, WorkloadGraph
+    from workloads import WorkloadGraph
+    from workloads.graph import Mode
 
 
-def workload_graph(name: str) -> tuple[WorkloadGraph, Sequence[Reference]]:
-    """Return a workload and its published figures.
+def workload_graph(
+    name: str, *, mode: Mode = "inference", length: int | None = None, seconds: float | None = None
+) -> tuple[WorkloadGraph, Sequence[Reference]]:
+    """Return a workload and its published figures, which are those of the inference at the size of the catalogue.
 
-    `name` is one of the catalogue, any model by `package.module:factory`, or a model file.
+    `name` is one of the catalogue, any model by `package.module:factory`, or a model file; `length` (in samples, frames
+    or tokens) or `seconds` of signal are those of a workload of the catalogue.
 
     Raises
     ------
     WorkloadError
-        If there is no such model, or it cannot be traced.
+        If there is no such model or length, or it cannot be traced.
     DseError
         If some of its operators are not counted.
     """
     of_the_user = ":" in name or is_model_file(name)
-    graph = workloads.trace_factory(name) if of_the_user else workloads.load(name)
+    resized = length is not None or seconds is not None
+    if of_the_user and resized:
+        raise DseError(f"{name} has no length to set", "a factory that returns its example inputs at that length")
+    if of_the_user:
+        graph = workloads.trace_factory(name, mode=mode)
+    elif resized:
+        graph = workloads.family(name, mode=mode).at(length=length, seconds=seconds)
+    else:
+        graph = workloads.load(name, mode=mode)
     require_counted(graph)
-    return graph, () if of_the_user else workloads.entry(name).references
+    as_published = not of_the_user and not resized and mode == "inference"
+    return graph, workloads.entry(name).references if as_published else ()
+
+
+def describe_workload(name: str, graph: WorkloadGraph) -> dict[str, Any]:
+    """Return the object of workload.json: of a model of the catalogue with what its entry says of it."""
+    from workloads.describe import describe, describe_entry
+
+    return describe(graph) if _of_the_user(name) else describe_entry(graph, workloads.entry(name))
+
+
+def _of_the_user(name: str) -> bool:
+    return ":" in name or is_model_file(name)
 
 
 def require_counted(graph: WorkloadGraph) -> None:

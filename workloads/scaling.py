@@ -21,7 +21,7 @@ from workloads import catalog
 from workloads.catalog import LengthAxis
 from workloads.errors import WorkloadError
 from workloads.factory import parse_input, trace_factory
-from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.graph import Layer, Mode, OperatorKind, WorkloadGraph
 from workloads.memory import peak_memory
 from workloads.resized import scaled
 
@@ -38,6 +38,9 @@ PRECISIONS: Mapping[str, tuple[int, str]] = {
 """Name -> bytes of one value, and the dtype that a layer then has."""
 
 NUMBERS = ("macs", "flops", "parameters", "weight_bytes", "input_bytes", "output_bytes")
+SIZE = 2
+"""Column of WorkloadGraph.allocations that holds the bytes."""
+
 SEQUENCE = ("seq_len", "embed_dim", "num_heads")
 """Fields of a layer that grow with batch and length."""
 
@@ -146,6 +149,7 @@ def family(
     *,
     inputs: Sequence[str] = (),
     length: LengthAxis | None = None,
+    mode: Mode = "inference",
     cache: bool = True,
 ) -> Family:
     """Return a workload as a family over its batch, which is dimension 0 of every input, and its length.
@@ -157,6 +161,8 @@ def family(
     inputs, length
         Of a model that is not in the catalogue: the shapes of its inputs, such as "1x128:int64", and where its
         sequence stands, if it has one.
+    mode
+        "inference", or "train": one training step.
 
     Raises
     ------
@@ -176,9 +182,9 @@ def family(
             sizes[axis.input][axis.dim] = length
         resized = tuple((tuple(size), dtype) for size, (_, dtype) in zip(sizes, shapes, strict=True))
         if ours:
-            return catalog.traced(replace(entry, inputs=resized), cache=cache)
+            return catalog.traced(replace(entry, inputs=resized), cache=cache, mode=mode)
         texts = [f"{'x'.join(map(str, size))}:{dtype}" for size, dtype in resized]
-        return trace_factory(name, texts, cache=cache)
+        return trace_factory(name, texts, cache=cache, mode=mode)
 
     return Family(
         name=entry.name,
@@ -213,10 +219,13 @@ def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
             )
         )
     before, after = _stored(graph.layers), _stored(layers)
+    allocations = graph.allocations.copy()
+    allocations[:, SIZE] = np.rint(allocations[:, SIZE] * sized.precision[allocations[:, 0]])
     return replace(
         graph,
         layers=tuple(layers),
         edge_bytes=np.rint(sized.edge_bytes).astype(np.int64),
+        allocations=allocations,
         weight_bytes=round(graph.weight_bytes * after / before) if before else graph.weight_bytes,
     )
 
@@ -264,7 +273,10 @@ def _difference(one: WorkloadGraph, other: WorkloadGraph) -> str:
     for mine, theirs in zip(one.layers, other.layers, strict=True):
         if _skeleton(mine) != _skeleton(theirs):
             return f"{mine.operator} in {mine.module or 'the model itself'}"
-    return "" if np.array_equal(one.edges, other.edges) else "another flow of data"
+    if not np.array_equal(one.edges, other.edges):
+        return "another flow of data"
+    mine, theirs = (np.delete(graph.allocations, SIZE, axis=1) for graph in (one, other))
+    return "" if np.array_equal(mine, theirs) else "another life of memory"
 
 
 def _skeleton(layer: Layer) -> tuple[Any, ...]:
@@ -288,6 +300,7 @@ def _numbers(graph: WorkloadGraph) -> NDArray[np.float64]:
             *(value for layer in layers for value in layer.output_shape),
             *(value for layer in layers for span in layer.weights.values() for value in span),
             *graph.edge_bytes.tolist(),
+            *graph.allocations[:, SIZE].tolist(),
             *chain.from_iterable(graph.input_shapes),
             graph.weight_bytes,
         ],
@@ -310,6 +323,8 @@ def _rebuilt(template: WorkloadGraph, numbers: NDArray[np.float64], batch: int) 
     outputs = [tuple(take(len(layer.output_shape))) for layer in layers]
     weights = [{name: (next(values), next(values)) for name in layer.weights} for layer in layers]
     edge_bytes = np.array(take(len(template.edge_bytes)), np.int64)
+    allocations = template.allocations.copy()
+    allocations[:, SIZE] = take(len(allocations))
     input_shapes = tuple(tuple(take(len(shape))) for shape in template.input_shapes)
     resized = []
     for layer, row, shape, output, spans in zip(layers, figures, shapes, outputs, weights, strict=True):
@@ -320,6 +335,7 @@ def _rebuilt(template: WorkloadGraph, numbers: NDArray[np.float64], batch: int) 
         template,
         layers=tuple(resized),
         edge_bytes=edge_bytes,
+        allocations=allocations,
         input_shapes=input_shapes,
         weight_bytes=next(values),
         batch=batch,

@@ -145,3 +145,8 @@ def test_three_points_make_a_parabola(coefficients, x):
     points = [10.0, 74.0, 138.0]
     weights = polynomial_weights(points, x)
     assert weights @ np.polyval(coefficients, points) == pytest.approx(np.polyval(coefficients, x), abs=1e-6, rel=1e-9)
+
+
+def test_a_training_step_scales_too():
+    family = workloads.family("conv-tasnet", mode="train")
+    assert family.check(batch=4, length=16_000 + 16 * 70) == dict.fromkeys(("macs", "flops", "bytes", "peak_memory"), 0)
