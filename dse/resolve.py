@@ -63,7 +63,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     with said_of(study, "model"):
         cost_model(study.model)
     with said_of(study, "workload"):
-        graph, reference = workload_graph(study.workload, mode=study.mode, length=study.length, seconds=study.seconds)
+        graph = workload_graph(study.workload, mode=study.mode, length=study.length, seconds=study.seconds)
     with said_of(study, "segments"):
         segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
     costs = {

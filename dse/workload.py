@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def workload_graph(
     name: str, *, mode: Mode = "inference", length: int | None = None, seconds: float | None = None
-) -> tuple[WorkloadGraph, Sequence[Reference]]:
-    """Return a workload and its published figures, which are those of the inference at the size of the catalogue.
+) -> WorkloadGraph:
+    """Return a workload.
 
     `name` is one of the catalogue, any model by `package.module:factory`, or a model file; `length` (in samples, frames
     or tokens) or `seconds` of signal are those of a workload of the catalogue.
@@ -29,7 +29,7 @@ def workload_graph(
     DseError
         If some of its operators are not counted.
     """
-    of_the_user = ":" in name or is_model_file(name)
+    of_the_user = _of_the_user(name)
     resized = length is not None or seconds is not None
     if of_the_user and resized:
         raise DseError(f"{name} has no length to set", "a factory that returns its example inputs at that length")
@@ -40,8 +40,7 @@ def workload_graph(
     else:
         graph = workloads.load(name, mode=mode)
     require_counted(graph)
-    as_published = not of_the_user and not resized and mode == "inference"
-    return graph, workloads.entry(name).references if as_published else ()
+    return graph
 
 
 def describe_workload(name: str, graph: WorkloadGraph) -> dict[str, Any]:

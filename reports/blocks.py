@@ -1,4 +1,4 @@
-"""What a section is made of: paragraphs, facts, figures, tables, the interactive chart, folds."""
+"""What a section is made of: paragraphs, facts, figures, tables, the interactive chart, cases, folds."""
 
 from __future__ import annotations
 
@@ -90,6 +90,24 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One entry of a list that is read, not compared: a heading, what it is worth, and labelled lines."""
+
+    title: str
+    tag: str
+    lines: Sequence[tuple[str, str]]  # label, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cases:
+    """Entries from top to bottom."""
+
+    kind: ClassVar[str] = "cases"
+    cases: Sequence[Case]
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
     """Blocks under a line that opens and closes; open in print."""
 
@@ -98,7 +116,7 @@ class Fold:
     blocks: Sequence[Any] = field(default_factory=tuple)
 
 
-Block = Text | Facts | Figure | Chart | Table | Fold
+Block = Text | Facts | Figure | Chart | Table | Cases | Fold
 
 
 def text_cell(text: Any, title: str = "") -> Cell:

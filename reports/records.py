@@ -184,6 +184,8 @@ class PeakMemory:
 
     weight_bytes: float
     activation_bytes: float
+    gradient_bytes: float = 0.0  # of a training step, as the next
+    optimizer_bytes: float = 0.0
     layer: int | None = None
 
 

@@ -7,7 +7,7 @@ from math import log
 
 import numpy as np
 
-from reports.blocks import Block, Cell, Fact, Facts, Figure, Fold, Row, Table, Text, number_cell, text_cell
+from reports.blocks import Block, Case, Cases, Cell, Fact, Facts, Figure, Fold, Row, Table, Text, number_cell, text_cell
 from reports.format import MISSING, count, listed, number, percent, prefixed
 from reports.plots.workload import (
     RIDGES,
@@ -78,26 +78,25 @@ def advice_blocks(workload: Workload) -> list[Block]:
     """The bottlenecks, the most severe first, with what to build against each."""
     if not workload.advice:
         return []
-    rows = [
-        Row(
-            cells=[
-                text_cell(f"{each.subject} ({each.bound})"),
-                number_cell(percent(each.severity), each.severity),
-                text_cell(f"of {each.share_of}"),
-                text_cell(f"{each.evidence}. In {listed(each.where)}." if each.where else f"{each.evidence}."),
-                text_cell(each.measure),
-                text_cell(each.gain),
-            ]
+    cases = [
+        Case(
+            title=f"{each.subject[:1].upper()}{each.subject[1:]}",
+            tag=f"{percent(each.severity)} of {each.share_of} · {each.bound}",
+            lines=[
+                ("Where", listed(each.where)),
+                ("Figures", each.evidence),
+                ("Build", each.measure),
+                ("Saves", each.gain),
+            ],
         )
         for each in workload.advice
     ]
-    columns = ["Bottleneck (what binds)", "Share", "Of", "Figures", "What to build", "What it saves"]
     caption = (
         "Bottlenecks by falling share, each of what it names, and the counter-measure in an ASIC or FPGA. Derived from "
         f"the traced figures alone, at the traced precision; chips have ridge points of {RIDGES[0]:g} to "
         f"{RIDGES[1]:g} op/B."
     )
-    return [Table(columns=columns, rows=rows, caption=caption, sortable=True)]
+    return [Cases(cases=cases, caption=caption)]
 
 
 def module_blocks(workload: Workload) -> list[Block]:
@@ -207,7 +206,7 @@ def memory_blocks(workload: Workload) -> list[Block]:
     module = workload.layers[at].module or "the model itself"
     caption = (
         "Memory while each layer runs, in program order on one device: weights all the time, each tensor from the "
-        f"layer that writes it to the last that reads it. The peak, {prefixed(float(live[at]), 'B')} of live tensors, is "
+        f"layer that writes it to the last that reads it. The peak, {prefixed(float(live[at]), 'B')} of tensors, is "
         f"in {module}."
     )
     return [Figure(svg=draw_live(plot), caption=caption)]

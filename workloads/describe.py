@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workloads.advice import advise
-from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, WorkloadGraph
-from workloads.memory import live_activation_bytes
+from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, Role, WorkloadGraph
+from workloads.memory import live_activation_bytes, live_bytes_by_role, peak_memory
 from workloads.operators import remedy
 from workloads.specification import compare_parts, load_specification
 from workloads.totals import totals_by_module, totals_by_operator
@@ -38,8 +41,8 @@ def describe(
     moved, alias (a view, no layer) or refused. `specification` names a table of workloads/specifications; `seconds`
     is how much signal the input is.
     """
-    live = live_activation_bytes(graph)
-    peak = int(live.max(initial=0.0))
+    live = _live_bytes(graph)
+    peak = peak_memory(graph)
     return {
         "name": graph.name,
         "mode": graph.mode,
@@ -52,9 +55,8 @@ def describe(
         "seconds": seconds,
         "input_shapes": [list(shape) for shape in graph.input_shapes],
         "peak_memory": {
-            "bytes": graph.weight_bytes + peak,
-            "weight_bytes": graph.weight_bytes,
-            "activation_bytes": peak,
+            **asdict(peak),
+            "bytes": peak.bytes,
             "layer": int(live.argmax()) if graph.layers else None,
         },
         "totals": {
@@ -93,6 +95,15 @@ def describe_entry(graph: WorkloadGraph, entry: Entry) -> dict[str, Any]:
         specification=entry.specification if as_listed else "",
         seconds=seconds,
     )
+
+
+def _live_bytes(graph: WorkloadGraph) -> NDArray[np.float64]:
+    """What lies in memory beside the weights while each layer runs: of a training step gradients and state as well."""
+    if graph.mode == "train" and graph.layers:
+        roles = live_bytes_by_role(graph)
+        live: NDArray[np.float64] = (roles.sum(axis=1) - roles[:, Role.WEIGHT]).astype(np.float64)
+        return live
+    return live_activation_bytes(graph)
 
 
 def describe_layer(layer: Layer) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def map_design(
             "names joined by single commas, such as big_core,small_core; slots left over stay empty",
         )
     system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
-    graph, _ = workload_graph(workload)
+    graph = workload_graph(workload)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
     table = cost_table(segments, system, model=model, precision=precision, batch=batch)
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,26 @@ class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return int(value)
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Seconds of signal, or a range of them."""
+
+    name = "S|FROM:TO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return one length or two."""
+        try:
+            ends = tuple(float(part) for part in str(value).split(":"))
+        except ValueError:
+            ends = ()
+        if len(ends) not in (1, 2) or not all(0 < end < float("inf") for end in ends) or ends != tuple(sorted(ends)):
+            self.fail(f"{value!r} is neither a length such as 30 nor a range such as 1:600", param, ctx)
+        return ends
+
+
 OPTIONS = (
+    click.option(
+        "--mode", metavar="MODE", default="inference", show_default=True, help="inference, or train: one step."
+    ),
     click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples in a batch."),
     click.option("--precision", metavar="NAME", help="fp32, fp16, bf16, fp8 or int8: same operations, other bytes."),
     click.option("--segments", type=click.IntRange(min=1), metavar="K", help="Cut into K segments of least traffic."),
@@ -64,13 +83,13 @@ def answer(
     sort: str,
     html: Path | None,
     as_json: bool,
-    growth: Mapping[str, Any] | None = None,
+    growth: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Print a workload as tables or as one object, and write its page where asked for."""
     if segments is not None:
         workload["segments"] = describe_segments(graph, segments)
-    if growth is not None:
-        workload["growth"] = growth
+    if growth:
+        workload["growth"] = list(growth)
     if html is not None:
         from reports import write_workload
 

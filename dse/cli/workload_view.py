@@ -66,12 +66,17 @@ def show_workload(workload: Mapping[str, Any], *, layers: int | None = SHOWN_LAY
     _advice(workload["advice"])
     if workload.get("segments"):
         _segments(workload["segments"])
+    if workload.get("growth"):
+        _growth(workload["growth"])
     peak = workload["peak_memory"]
+    parts = [("weights", "weight_bytes"), ("live tensors", "activation_bytes")]
+    parts += [("gradients", "gradient_bytes"), ("optimiser state", "optimizer_bytes")]
+    held = ", ".join(f"{number(peak[key] / 1e6)} {what}" for what, key in parts if peak.get(key))
     mode = "" if workload["mode"] == "inference" else ", one training step"
     click.echo(
         f"{workload['name']}{mode}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "
         f"{number(workload['flops'] / 1e9)} GFLOPs, peak memory {number(peak['bytes'] / 1e6)} MB "
-        f"({number(peak['weight_bytes'] / 1e6)} weights, {number(peak['activation_bytes'] / 1e6)} live tensors)."
+        f"({held})."
     )
 
 
@@ -282,6 +287,23 @@ def _segments(segments: Mapping[str, Any]) -> None:
             f"{percent(way['heaviest_share'], sign=False)} of the FLOPs"
         )
     click.echo()
+
+
+def _growth(points: Sequence[Mapping[str, Any]]) -> None:
+    """Print operations and peak memory of each model over lengths of signal."""
+    rows = [
+        (
+            point["name"],
+            point["seconds"],
+            point["flops"] / 1e9,
+            point["attention_flops"] / 1e9,
+            point["peak_bytes"] / 1e6,
+            point["peak_bytes_with_scores"] / 1e6,
+        )
+        for point in points
+    ]
+    columns = ("model", "seconds", "GFLOPs", "of attention", "peak MB", "peak MB with stored scores")
+    print_table(columns, rows, title="Growth with length")
 
 
 def shape_text(shape: Sequence[int] | None) -> str:

@@ -101,6 +101,11 @@ class Figures:
         return last
 
     @cached_property
+    def forward(self) -> NDArray[np.bool_]:
+        """Which layers are of the forward pass: all, in an inference."""
+        return np.array([layer.phase == "forward" for layer in self.layers], np.bool_)
+
+    @cached_property
     def attention(self) -> NDArray[np.bool_]:
         """Which layers are part of attention."""
         return attention_layers(self.graph)

@@ -109,7 +109,9 @@ def waiting_tensors(f: Figures) -> Advice | None:
     """Long-lived tensors: skip connections of an inference, saved activations of a training step."""
     index = np.arange(len(f.layers))
     life = f.last_reader - index
-    long = (life > LONG_LIFE * len(index)) & (f.written > 0)
+    train = f.graph.mode == "train"
+    saved = f.forward & ~f.forward[f.last_reader] if train else np.ones(len(index), np.bool_)
+    long = saved & (life > LONG_LIFE * len(index)) & (f.written > 0)
     # a tensor waits from the layer after its own to the one before its last reader
     change = np.zeros(len(index) + 1)
     np.add.at(change, index[long] + 1, f.written[long])
@@ -122,7 +124,6 @@ def waiting_tensors(f: Figures) -> Advice | None:
     longest = int(life[waiting].max())
     held = float((f.written * life)[waiting].sum())
     everything = float((f.written * np.maximum(life, 1)).sum())
-    train = f.graph.mode == "train"
     return Advice(
         subject="saved activations" if train else "skip connections",
         bound="activation memory",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dse.cli.workload_options import answer, workload_options
+
+if TYPE_CHECKING:
+    from workloads.graph import Mode
 
 
 @click.command()
@@ -19,7 +22,9 @@ from dse.cli.workload_options import answer, workload_options
     help="Shape of an example input, such as 1x3x224x224 or 1x128:int64; once for each input of forward.",
 )
 @workload_options
-def command(target: str, inputs: tuple[str, ...], batch: int | None, precision: str | None, **shown: Any) -> None:
+def command(
+    target: str, inputs: tuple[str, ...], mode: Mode, batch: int | None, precision: str | None, **shown: Any
+) -> None:
     """Trace a model of yours and show what it computes, as `dse workloads NAME` does.
 
     MODULE is looked for in the current folder and among the installed packages. FACTORY is a callable that returns
@@ -30,11 +35,15 @@ def command(target: str, inputs: tuple[str, ...], batch: int | None, precision: 
     Examples:
       dse trace my_package.models:tiny
       dse trace my_package.models:TinyNet --input 1x3x224x224 --json
+      dse trace my_package.models:TinyNet --input 8x3x224x224 --mode train
       dse trace my_package.models:TinyNet --input 1x3x224x224 --batch 8 --precision fp16 --html tiny.html
     """
     from workloads import at_precision, describe, family, trace_factory
 
-    graph = trace_factory(target, inputs) if batch is None else family(target, inputs=inputs).at(batch=batch)
+    if batch is None:
+        graph = trace_factory(target, inputs, mode=mode)
+    else:
+        graph = family(target, inputs=inputs, mode=mode).at(batch=batch)
     if precision is not None:
         graph = at_precision(graph, precision)
     answer(graph, describe(graph), **shown)

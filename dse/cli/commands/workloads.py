@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dse.cli.output import emit_json, print_table
-from dse.cli.workload_options import answer, workload_options
+from dse.cli.workload_options import Seconds, answer, workload_options
 
 if TYPE_CHECKING:
     from workloads import Entry
+    from workloads.graph import Mode
 
 
 @click.command()
@@ -19,14 +21,17 @@ if TYPE_CHECKING:
 @click.option(
     "--length", type=click.IntRange(min=1), metavar="N", help="Sequence length, in samples, frames or tokens."
 )
+@click.option("--seconds", type=Seconds(), help="Length in seconds of signal; of a range the growth is shown.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Length in seconds of signal."
+    "--against", multiple=True, metavar="NAME", help="A model to show the growth of as well; repeat for more."
 )
 @workload_options
 def command(
     name: str | None,
     length: int | None,
-    seconds: float | None,
+    seconds: tuple[float, ...] | None,
+    against: tuple[str, ...],
+    mode: Mode,
     batch: int | None,
     precision: str | None,
     as_json: bool,
@@ -42,6 +47,8 @@ def command(
       dse workloads
       dse workloads htdemucs --html htdemucs.html
       dse workloads htdemucs --seconds 30 --precision fp16 --segments 8
+      dse workloads htdemucs_n --against htdemucs --seconds 1:600 --html growth.html
+      dse workloads resnet18 --mode train
       dse workloads resnet18 --json
     """
     from workloads import catalog
@@ -55,13 +62,26 @@ def command(
     if length is not None and seconds is not None:
         raise click.UsageError("--length and --seconds are one size in two units: give one of them")
     entry = catalog.entry(name)
-    if (batch, length, seconds) == (None, None, None):
-        graph = catalog.load(name)
+    one_length = seconds[0] if seconds is not None and len(seconds) == 1 else None
+    if (batch, length, one_length) == (None, None, None):
+        graph = catalog.load(name, mode=mode)
     else:
-        graph = family(name).at(batch=batch, length=length, seconds=seconds)
+        graph = family(name, mode=mode).at(batch=batch, length=length, seconds=one_length)
     if precision is not None:
         graph = at_precision(graph, precision)
-    answer(graph, describe_entry(graph, entry), as_json=as_json, **shown)
+    points = []
+    if against or (seconds is not None and one_length is None):
+        points = _growth((name, *against), seconds, precision)
+    answer(graph, describe_entry(graph, entry), growth=points, as_json=as_json, **shown)
+
+
+def _growth(names: Sequence[str], seconds: tuple[float, ...] | None, precision: str | None) -> list[dict[str, Any]]:
+    """Figures of these models over lengths: those of `workloads.growth` within the range, and its ends."""
+    from workloads.growth import SECONDS, growth
+
+    low, high = (SECONDS[0], SECONDS[-1]) if seconds is None or len(seconds) == 1 else seconds
+    lengths = sorted({low, *(length for length in SECONDS if low < length < high), high})
+    return [asdict(point) for point in growth(names, lengths, precision=precision or "fp32")]
 
 
 def _list(entries: Sequence[Entry], as_json: bool) -> None:
