@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,9 @@ from workloads.onnx_route.operators.recurrent import GATES, torch_parameters
 from workloads.onnx_route.patterns import put_together
 from workloads.onnx_route.reader import File, input_specs, read
 from workloads.onnx_route.types import tensor_of, torch_dtype
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
 
 INTEGER_WEIGHTS = frozenset(
     {
@@ -40,8 +44,9 @@ def load_onnx(
 
     The module runs the file's operators with torch, in submodules named as the modules that the nodes came from.
     Initialisers are its parameters and buffers. A file does not say which were parameters: floating-point ones are,
-    and integers that a quantised product reads, except running statistics, scales, single numbers, and what PyTorch's
-    exporter names as a buffer.
+    and integers that a quantised product reads, except running statistics, scales, single numbers, and what the
+    exporter names as a buffer. Of what PyTorch's newer exporter computed beforehand, weights of products are
+    parameters; masks and tables are not.
 
     Parameters
     ----------
@@ -60,35 +65,34 @@ def load_onnx(
     file = read(Path(path))
     specs = input_specs(file, inputs)
     device = torch.device("cpu" if weights else "meta")
-    examples = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in specs)
+    examples = tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype in specs)
     module = _module(file, weights)
     module.eval()
     module.collecting = True
     with torch.no_grad():
-        module(*(x.to("meta") for x in examples) if not weights else examples)
+        module(*examples)
     module.collecting = False
     return module, examples
 
 
 def _module(file: File, weights: bool) -> OnnxModule:
+    candidates = {
+        name: tuple(proto.dims)
+        for name, proto in file.initializers.items()
+        if torch_dtype(proto.data_type).is_floating_point and _size(proto) > 1
+    }
+    nodes = put_together(file.nodes, file.outputs, candidates, _SmallValues(file))
     readers: dict[str, list[tuple[Node, int]]] = defaultdict(list)
-    for node in file.nodes:
+    for node in nodes:
         for position, name in enumerate(node.inputs):
             readers[name].append((node, position))
-    parameters = {name for name in file.initializers if _is_parameter(file, name, readers)}
-    nodes = put_together(
-        file.nodes,
-        file.outputs,
-        {name: tuple(file.initializers[name].dims) for name in parameters},
-        _SmallValues(file),
-    )
+    parameters = {name for name in file.initializers if _is_parameter(file, name, readers[name])}
     nodes, recurrent = _with_torch_weights(nodes, parameters)
     used = {name for node in nodes for name in node.inputs} | set(file.outputs)
     constants: dict[str, Array] = {}
     held: dict[str, torch.Tensor] = {}
     for name, proto in {**file.constants, **file.initializers}.items():
-        size = int(np.prod(proto.dims, dtype=np.int64))
-        if name in parameters or (name in used and size > FOLD_LIMIT):
+        if name in parameters or (name in used and _size(proto) > FOLD_LIMIT):
             held[name] = _tensor(file, name, weights)
         elif name in used:
             array = file.array(proto)
@@ -120,9 +124,7 @@ class _SmallValues(Mapping[str, Array]):
     def __init__(self, file: File) -> None:
         self.file = file
         self.protos = {
-            name: proto
-            for name, proto in {**file.constants, **file.initializers}.items()
-            if np.prod(proto.dims, dtype=np.int64) <= FOLD_LIMIT
+            name: proto for name, proto in {**file.constants, **file.initializers}.items() if _size(proto) <= FOLD_LIMIT
         }
 
     def __getitem__(self, name: str) -> Array:
@@ -138,16 +140,23 @@ class _SmallValues(Mapping[str, Array]):
         return len(self.protos)
 
 
-def _is_parameter(file: File, name: str, readers: Mapping[str, list[tuple[Node, int]]]) -> bool:
+def _size(proto: TensorProto) -> int:
+    return math.prod(proto.dims)
+
+
+def _is_parameter(file: File, name: str, readers: Sequence[tuple[Node, int]]) -> bool:
     proto = file.initializers[name]
-    places = [(OPERATORS[node.operator], node.operator, i) for node, i in readers[name] if node.operator in OPERATORS]
+    places = [(OPERATORS[node.operator], node.operator, i) for node, i in readers if node.operator in OPERATORS]
     open_places = [(op, kind, i) for op, kind, i in places if not (op.is_known(i) or i in op.state)]
-    if not open_places or name in file.buffers:
+    if not open_places or file.signature.get(name, "PARAMETER") != "PARAMETER":
         return False
+    as_weight = any(i in op.weights for op, _, i in open_places)
+    if file.signature and name not in file.signature:  # made by the exporter: of a weight, or a mask or table
+        lost = any(kind == "PARAMETER" and held not in file.initializers for held, kind in file.signature.items())
+        return as_weight and lost
     if not torch_dtype(proto.data_type).is_floating_point:
         return any((kind, i) in INTEGER_WEIGHTS for _, kind, i in open_places)
-    single = int(np.prod(proto.dims, dtype=np.int64)) <= 1
-    return not single or any(i in op.weights for op, _, i in open_places)
+    return _size(proto) > 1 or as_weight
 
 
 def _tensor(file: File, name: str, weights: bool) -> torch.Tensor:

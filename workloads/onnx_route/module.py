@@ -107,7 +107,7 @@ class OnnxModule(nn.Module):
         entry = OPERATORS.get(node.operator)
         try:
             if (entry is None or entry.pure) and all(x is None or isinstance(x, np.ndarray) for x in arguments):
-                folded = fold(node, arguments)
+                folded = fold(node, arguments, required=entry is None)
                 if folded is not None and (entry is None or all(x.size <= FOLD_LIMIT for x in folded)):
                     return folded
             if entry is None:
@@ -167,20 +167,25 @@ class OnnxModule(nn.Module):
         return tensor
 
 
-def fold(node: Node, arguments: Sequence[Array | None]) -> tuple[Array, ...] | None:
+def fold(node: Node, arguments: Sequence[Array | None], *, required: bool) -> tuple[Array, ...] | None:
     """Return the outputs of a node for known inputs, by the reference implementation of the standard.
 
-    None where they would be large.
+    None where they would be large, or the reference implementation fails and is not `required`: torch will do.
     """
     if _size(node.operator, arguments) > FOLD_LIMIT:
         return None
-    return _evaluate(
-        node.operator,
-        node.opset,
-        len(node.outputs),
-        tuple((name, _frozen(value)) for name, value in sorted(node.attributes.items())),
-        tuple(None if x is None else _frozen(x) for x in arguments),
-    )
+    try:
+        return _evaluate(
+            node.operator,
+            node.opset,
+            len(node.outputs),
+            tuple((name, _frozen(value)) for name, value in sorted(node.attributes.items())),
+            tuple(None if x is None else _frozen(x) for x in arguments),
+        )
+    except Exception:
+        if required:
+            raise
+        return None
 
 
 def _size(operator: str, arguments: Sequence[Array | None]) -> int:

@@ -39,7 +39,7 @@ class File:
     constants: Mapping[str, TensorProto]
     inputs: tuple[ValueInfoProto, ...]
     outputs: tuple[str, ...]
-    buffers: frozenset[str]  # initialisers that the exporter says were buffers
+    signature: Mapping[str, str]  # initialiser -> PARAMETER, BUFFER or CONSTANT_TENSOR, where the exporter says it
 
     def array(self, tensor: TensorProto) -> NDArray[Any] | None:
         """Return a tensor's values; None where they lie in a file that is not there."""
@@ -87,7 +87,7 @@ def read(path: Path) -> File:
         constants=constants,
         inputs=tuple(value for value in graph.input if value.name not in initializers),
         outputs=tuple(value.name for value in graph.output),
-        buffers=_buffers(graph),
+        signature=_signature(graph),
     )
     _check_names(file)
     return file
@@ -206,9 +206,9 @@ def _identifier(part: str) -> str:
     return f"{name}_" if hasattr(nn.Module, name) or name in vars(nn.Module()) else name
 
 
-def _buffers(graph: GraphProto) -> frozenset[str]:
+def _signature(graph: GraphProto) -> dict[str, str]:
     signature = next((entry.value for entry in graph.metadata_props if entry.key == SIGNATURE), "")
-    return frozenset(re.findall(r"(?:BUFFER|CONSTANT_TENSOR) target='([^']+)'", signature))
+    return {name: kind for kind, name in re.findall(r"(PARAMETER|BUFFER|CONSTANT_TENSOR) target='([^']+)'", signature)}
 
 
 def _check_names(file: File) -> None:
@@ -254,7 +254,7 @@ def _input(
         raise WorkloadError(f"{file.path}: input {value.name!r} is not a tensor", "export with tensors as inputs")
     dtype = torch_dtype(kind.elem_type)
     dims = list(_dims(value)) if kind.HasField("shape") else None
-    shown = "x".join(str(d or "?") for d in dims) if dims is not None else "any shape"
+    shown = "x".join("?" if d == "" else str(d) for d in dims) if dims is not None else "any shape"
     if text is None:
         if dims is None:
             raise WorkloadError(f"{file.path} says no shape of input {value.name!r}", "give it: --input 1x3x224x224")
@@ -286,4 +286,4 @@ def _input(
 def _dims(value: ValueInfoProto) -> Iterator[int | str]:
     """Yield each size: a number, the name of an open one, or "" for one without a name."""
     for dim in value.type.tensor_type.shape.dim:
-        yield dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param
+        yield dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param

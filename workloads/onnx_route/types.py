@@ -46,7 +46,7 @@ def torch_dtype(data_type: int) -> torch.dtype:
 
         known = {int(value): name for name, value in TensorProto.DataType.items()}
         name = known.get(data_type, f"number {data_type}")
-        raise WorkloadError(f"the element type {name} cannot be traced", "export with elements of whole bytes")
+        raise WorkloadError(f"the element type {name} cannot be traced", "export with numbers of whole bytes")
     return DTYPES[data_type]
 
 
@@ -55,5 +55,8 @@ def tensor_of(array: NDArray[Any]) -> torch.Tensor:
     own = np.ascontiguousarray(array).reshape(array.shape)
     if own.dtype.kind in "biufc" and own.dtype.name in vars(np):
         return torch.from_numpy(own.copy())
+    dtype = getattr(torch, own.dtype.name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise WorkloadError(f"the element type {own.dtype} cannot be traced", "export with numbers of whole bytes")
     bits = {1: np.uint8, 2: np.int16}[own.dtype.itemsize]
-    return torch.from_numpy(own.view(bits).copy()).view(getattr(torch, own.dtype.name))
+    return torch.from_numpy(own.view(bits).copy()).view(dtype)

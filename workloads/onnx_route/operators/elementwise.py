@@ -61,7 +61,6 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "Less": python.lt,
     "LessOrEqual": python.le,
     "Mul": python.mul,
-    "Pow": torch.pow,
     "Sub": python.sub,
     "And": python.and_,
     "Or": python.or_,
@@ -105,6 +104,12 @@ def _div(call: Call, x: Any, y: Any) -> Any:
     if kind.is_floating_point() or kind.is_complex():
         return x / y
     return torch.div(x if isinstance(x, Tensor) else torch.full_like(y, x), y, rounding_mode="trunc")
+
+
+@operator("Pow", numbers=(1,))
+def _pow(call: Call, x: Tensor, y: Any) -> Tensor:
+    """The result has the type of the base."""
+    return torch.pow(x, _legacy_broadcast(call, x, y)).to(x.dtype)
 
 
 @operator("Mod", numbers=(1,))

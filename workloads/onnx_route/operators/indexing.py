@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from workloads.errors import WorkloadError
 from workloads.onnx_route.operators.register import Call, integers, operator
 from workloads.onnx_route.operators.shaping import axes_of
+from workloads.onnx_route.types import tensor_of
 
 
 @operator("Slice", known="rest")
@@ -88,7 +89,8 @@ def _one_hot(call: Call, indices: Tensor, depth: Any, values: Any) -> Tensor:
     count, axis = int(depth.reshape(-1)[0]), call.get("axis", -1)
     off, on = values.tolist()
     places = torch.arange(count, device=indices.device)
-    hot = torch.where((indices.long() % count).unsqueeze(-1) == places, on, off)
+    asked = torch.where(indices < 0, indices + count, indices)
+    hot = torch.where(asked.unsqueeze(-1) == places, on, off).to(tensor_of(values).dtype)
     return hot if axis == -1 else hot.movedim(-1, axis)
 
 

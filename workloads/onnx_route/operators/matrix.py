@@ -14,7 +14,7 @@ from workloads.onnx_route.operators.pooling import interleaved, window_pads
 from workloads.onnx_route.operators.register import Call, operator
 
 
-@operator("MatMul")
+@operator("MatMul", weights=(0, 1, 2))
 def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """Product; with a matrix of weights a linear layer, to which `patterns` has added the bias that follows."""
     if 1 in call.weights and y.ndim == 2 and x.ndim >= 2:
@@ -105,10 +105,15 @@ def _attention(
     mask: Tensor | None = None,
     past_key: Tensor | None = None,
     past_value: Tensor | None = None,
+    key_lengths: Tensor | None = None,
 ) -> Any:
     """Scaled dot-product attention of opset 23: [batch, heads, tokens, width], or [batch, tokens, heads x width]."""
+    call.only("left_window_size", [-1])
+    call.only("right_window_size", [-1])
     if call.wants(3):
         raise WorkloadError("its product of queries and keys is asked for", "leave out the output qk_matmul_output")
+    if key_lengths is not None:
+        raise WorkloadError("keys of different lengths in a batch are not supported", "without nonpad_kv_seqlen")
     packed = query.ndim == 3
     if packed:
         heads, kv_heads = call.need("q_num_heads"), call.need("kv_num_heads")
@@ -116,13 +121,13 @@ def _attention(
     if past_key is not None and past_value is not None:
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
     scale, causal = call.get("scale"), bool(call.get("is_causal", 0))
+    if causal and (mask is not None or past_key is not None or call.get("softcap", 0.0)):
+        mask, causal = _causal(query, key, mask, 0 if past_key is None else past_key.shape[2]), False
     present = key, value
     grouped = query.shape[1] != key.shape[1]
     if call.get("softcap", 0.0):
-        y = _capped(query, key, value, mask, scale or 1 / math.sqrt(query.shape[-1]), call.get("softcap"), causal)
+        y = _capped(query, key, value, mask, scale or 1 / math.sqrt(query.shape[-1]), call.get("softcap"))
     else:
-        if causal and (mask is not None or past_key is not None):
-            mask, causal = _causal(query, key, mask), False
         y = F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=grouped)
     if packed:
         y = y.transpose(1, 2).flatten(2)
@@ -133,23 +138,19 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
-def _causal(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mask that also hides the future; the queries are the last ones of the keys' positions."""
-    rows, columns = query.shape[-2], key.shape[-2]
-    seen = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
+def _causal(query: Tensor, key: Tensor, mask: Tensor | None, past: int) -> Tensor:
+    """Return the mask that also hides the future of queries that follow `past` keys."""
+    seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril(past)
     if mask is None:
         return seen
     return mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, -math.inf)
 
 
-def _capped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float, causal: bool
-) -> Tensor:
+def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = cap * torch.tanh(torch.matmul(query, key.transpose(-1, -2)) * scale / cap)
-    mask = _causal(query, key, mask) if causal else mask
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     return torch.matmul(torch.softmax(scores, -1), value)

@@ -47,6 +47,8 @@ def _spatial(x: Tensor) -> int:
 @operator("MaxPool")
 def _max_pool(call: Call, x: Tensor) -> Any:
     rank, kernel = _spatial(x), list(call.need("kernel_shape"))
+    if call.wants(1):
+        call.only("storage_order", [0])
     before, after = window_pads(call, x.shape[2:], kernel)
     if before != after or any(2 * pad > k for pad, k in zip(before, kernel, strict=True)):
         x, before = F.pad(x, interleaved(before, after), value=-math.inf), [0] * rank
@@ -88,6 +90,7 @@ def _average_pool(call: Call, x: Tensor) -> Tensor:
 @operator("LpPool")
 def _lp_pool(call: Call, x: Tensor) -> Tensor:
     kernel, p = list(call.need("kernel_shape")), int(call.get("p", 2))
+    call.only("dilations", [[1] * len(kernel)])
     before, after = window_pads(call, x.shape[2:], kernel)
     powers = F.pad(x.abs().pow(p), interleaved(before, after))
     return torch.pow(_average(powers, call, kernel, [0] * _spatial(x), True) * math.prod(kernel), 1 / p)

@@ -24,11 +24,13 @@ def _along(x: Tensor, parameter: Tensor, axis: int) -> Tensor:
 
 
 def _quantize(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, dtype: torch.dtype) -> Tensor:
-    y = torch.round(x / _along(x, scale, axis))
+    y = x / _along(x, scale, axis)
+    if dtype.is_floating_point:
+        largest = torch.finfo(dtype).max
+        return torch.clamp(y, -largest, largest).to(dtype)
+    y = torch.round(y)
     if zero is not None:
         y = y + _along(x, zero, axis)
-    if dtype.is_floating_point:
-        return y.to(dtype)
     limits = torch.iinfo(dtype)
     return torch.clamp(y, limits.min, limits.max).to(dtype)
 

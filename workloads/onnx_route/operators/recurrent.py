@@ -40,7 +40,7 @@ def _reordered(x: Tensor, order: tuple[int, ...]) -> Tensor:
     return x if len(order) == 1 else torch.cat([gates[i] for i in order])
 
 
-@operator("LSTM", "GRU", "RNN", state=(4, 5, 6, 7), known=(4,))
+@operator("LSTM", "GRU", "RNN", state=(4, 5, 6, 7), weights=(1, 2, 3), known=(4,))
 def _recurrent(
     call: Call,
     x: Tensor,

@@ -154,6 +154,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 @operator("SpaceToDepth")
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     block = call.need("blocksize")
+    if call.get("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, block)
     batch, channels, height, width = x.shape
     y = x.reshape(batch, channels, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
     return y.reshape(batch, channels * block**2, height // block, width // block)
@@ -176,7 +178,7 @@ def _center_crop_pad(call: Call, x: Tensor, shape: Any) -> Tensor:
 def _col2im(call: Call, x: Tensor, image: Any, block: Any) -> Tensor:
     pads = call.get("pads", [0] * 4)
     if len(integers(block)) != 2 or pads[:2] != pads[2:]:
-        raise WorkloadError("only two dimensions with equal pads on both sides are supported", "export it as fold")
+        raise WorkloadError("other than two axes with equal pads is not supported", "export it as torch.nn.Fold")
     return F.fold(
         x,
         tuple(integers(image)),
