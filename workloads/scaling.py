@@ -275,8 +275,8 @@ def _difference(one: WorkloadGraph, other: WorkloadGraph) -> str:
             return f"{mine.operator} in {mine.module or 'the model itself'}"
     if not np.array_equal(one.edges, other.edges):
         return "another flow of data"
-    mine, theirs = (np.delete(graph.allocations, SIZE, axis=1) for graph in (one, other))
-    return "" if np.array_equal(mine, theirs) else "another life of memory"
+    lives, others = (np.delete(graph.allocations, SIZE, axis=1) for graph in (one, other))
+    return "" if np.array_equal(lives, others) else "another life of memory"
 
 
 def _skeleton(layer: Layer) -> tuple[Any, ...]:
