@@ -282,6 +282,7 @@ class Workload:
     bytes: float | None = None
     batch: int | None = None
     seconds: float | None = None
+    streaming: dict[str, float] | None = None  # algorithmic latency and its parts, of a model that runs on a stream
     input_shapes: list[list[int]] = field(default_factory=list)
     peak_memory: PeakMemory | None = None
     totals: Totals = field(default_factory=Totals)

@@ -38,6 +38,9 @@ def summary_blocks(workload: Workload) -> list[Block]:
     sentences = [text]
     if workload.seconds:
         sentences.append(f"A second of signal takes {prefixed(flops / workload.seconds, 'FLOPs')}.")
+    if workload.streaming:
+        waits = number(workload.streaming["algorithmic_latency_ms"])
+        sentences.append(f"On a stream its algorithmic latency is {waits} ms; computing time comes on top.")
     if workload.advice:
         first = workload.advice[0]
         sentences.append(

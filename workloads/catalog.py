@@ -58,7 +58,8 @@ class Entry:
     """One model of the catalogue. `inputs` are (shape, dtype); empty where the factory gives its own.
 
     `specification` names a file of workloads/specifications: what its specification claims, part by part.
-    `unpublished` says, in place of references, why nobody has published a figure to reach.
+    `unpublished` says, in place of references, why nobody has published a figure to reach. What is `streaming` runs in
+    `workloads.streaming.StreamingSeparator`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Entry:
     inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
     references: tuple[Reference, ...] = ()
     unpublished: str = ""
+    streaming: bool = False
     length: LengthAxis | None = None
     specification: str = ""
 

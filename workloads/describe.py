@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.advice import advise
+from workloads.errors import WorkloadError
 from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, Role, WorkloadGraph
 from workloads.memory import live_activation_bytes, live_bytes_by_role, peak_memory
 from workloads.operators import remedy
@@ -89,12 +90,26 @@ def describe_entry(graph: WorkloadGraph, entry: Entry) -> dict[str, Any]:
     seconds = None
     if entry.length is not None and entry.length.per_second:
         seconds = graph.input_shapes[entry.length.input][entry.length.dim] / entry.length.per_second
-    return describe(
+    described = describe(
         graph,
         [figure for figure in entry.references if as_listed or figure.quantity == "parameters"],
         specification=entry.specification if as_listed else "",
         seconds=seconds,
     )
+    return described | {"streaming": _streaming(entry) if entry.streaming else None}
+
+
+def _streaming(entry: Entry) -> dict[str, float]:
+    """How long a sample waits at most when the model runs on a stream, sample by sample; computing time apart."""
+    from workloads.factory import build
+    from workloads.models.conv_tasnet import ConvTasNet
+    from workloads.streaming import latency
+
+    model, _ = build(entry.factory, entry.inputs, kwargs=entry.kwargs, device="meta")
+    if not isinstance(model, ConvTasNet):
+        raise WorkloadError(f"{entry.name} cannot run on a stream", "only a ConvTasNet carries its state")
+    waits = latency(model)
+    return {"algorithmic_latency_ms": waits.algorithmic_latency_ms, **asdict(waits)}
 
 
 def _live_bytes(graph: WorkloadGraph) -> NDArray[np.float64]:

@@ -72,6 +72,11 @@ def show_workload(workload: Mapping[str, Any], *, layers: int | None = SHOWN_LAY
     parts = [("weights", "weight_bytes"), ("live tensors", "activation_bytes")]
     parts += [("gradients", "gradient_bytes"), ("optimiser state", "optimizer_bytes")]
     held = ", ".join(f"{number(peak[key] / 1e6)} {what}" for what, key in parts if peak.get(key))
+    if streaming := workload.get("streaming"):
+        click.echo(
+            f"On a stream: algorithmic latency {number(streaming['algorithmic_latency_ms'])} ms "
+            f"({number(streaming['hop_ms'])} for the hop to fill, {number(streaming['look_ahead_ms'])} of look-ahead)."
+        )
     mode = "" if workload["mode"] == "inference" else ", one training step"
     click.echo(
         f"{workload['name']}{mode}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "

@@ -122,3 +122,9 @@ def test_a_model_that_cannot_be_traced_is_a_message(arguments: tuple[str, ...], 
     assert "Traceback" not in result.output
     for text in named:
         assert text.lower() in result.stderr.lower(), result.stderr
+
+
+def test_a_streaming_model_says_its_latency() -> None:
+    answer = json.loads(invoke("workloads", "conv-tasnet", "--json").stdout)
+    assert answer["streaming"]["algorithmic_latency_ms"] == 2.0  # a kernel of 32 samples at 16 kHz
+    assert "algorithmic latency 2 ms" in invoke("workloads", "conv-tasnet").stdout
