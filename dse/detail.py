@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.proxy.model import Bound
+from dse.residency import resident_weights
 from solvers.mapping.problem import Mapping
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ def _chips(timeline: Timeline, table: CostTable, placement: Placement) -> list[d
     slots = len(table.type_of_slot)
     dynamic_mj = np.zeros(slots)
     np.add.at(dynamic_mj, assignment, table.energy_mj[np.arange(len(assignment)), assignment])
-    weights = np.zeros(slots)
-    np.add.at(weights, assignment, table.segments.weight_bytes)
+    weights = resident_weights(table.segments, assignment, slots)
     rows = []
     for place, (slot, chip) in enumerate(zip(table.system.occupied, table.system.present, strict=True)):
         turned = bool(placement.rotated[place])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from dse.timeline import Timeline
+    from workloads import SegmentGraph
 
 MEMORY = np.dtype([("slot", "i8"), ("ms", "f8"), ("bytes", "f8")])
 
@@ -41,8 +42,7 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
         )
     working = np.maximum(segments.workspace_bytes - segments.output_bytes - costs.input_bytes, 0.0)
     copies = consumer[cut]
-    weights = np.zeros(len(timeline.site_of_slot))
-    np.add.at(weights, assignment, segments.weight_bytes)
+    weights = resident_weights(segments, assignment, len(timeline.site_of_slot))
     used = np.unique(assignment)
 
     claims = (  # slot [n], bytes [n], from [inputs, n], to [inputs, n]
@@ -58,6 +58,15 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
             change.append(np.broadcast_to(sign * size, times.shape).reshape(-1))
             ms.append(times.reshape(-1))
     return _running_sum(np.concatenate(slot), np.concatenate(ms), np.concatenate(change))
+
+
+def resident_weights(segments: SegmentGraph, assignment: NDArray[np.int64], slots: int) -> NDArray[np.float64]:
+    """Return the bytes of weights in each slot [slots]; what several segments of a slot use lies there once."""
+    if segments.shares_weights:
+        return segments.weight_bytes_together(assignment, slots)
+    weights = np.zeros(slots)
+    np.add.at(weights, assignment, segments.weight_bytes)
+    return weights
 
 
 def _running_sum(slot: NDArray[np.int64], ms: NDArray[np.float64], change: NDArray[np.float64]) -> NDArray[np.void]:

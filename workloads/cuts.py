@@ -1,4 +1,7 @@
-"""Where to cut a workload graph into runs of consecutive layers: by number, by module, by least traffic."""
+"""Where to cut a workload graph into runs of consecutive layers: by number, by module, by least traffic.
+
+A run of a training step lies in one phase: forward, backward and optimiser are cut each for itself.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ def cut_every(graph: WorkloadGraph, size: int) -> NDArray[np.int64]:
     """First layers [K] of runs of `size` layers; the last run may be shorter."""
     if size < 1:
         raise WorkloadError(f"segment_size is {size}", "at least 1 layer")
-    return np.arange(0, len(graph.layers), size)
+    return np.concatenate([np.arange(first, end, size) for first, end in pairwise(_phases(graph))])
 
 
 def cut_by_module(graph: WorkloadGraph, depth: int) -> NDArray[np.int64]:
     """First layers [K] of the runs of layers whose module paths agree in their first `depth` names."""
     if depth < 1:
         raise WorkloadError(f"depth is {depth}", "at least 1 name of the module path")
-    prefixes = [layer.module.split(".")[:depth] for layer in graph.layers]
+    prefixes = [(layer.phase, *layer.module.split(".")[:depth]) for layer in graph.layers]
     return np.array([i for i, prefix in enumerate(prefixes) if not i or prefix != prefixes[i - 1]])
 
 
@@ -44,11 +47,11 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
     O(count M^2), where the graph has at most M = MOST_POSITIONS layers; a larger one is first reduced to M positions,
     in each of M equal windows of layers the one with the fewest bytes passing it.
     """
-    most = min(len(graph.layers), MOST_POSITIONS)
-    if not 1 <= count <= most:
-        raise WorkloadError(
-            f"count is {count}", f"1 to {most} segments, as {graph.name!r} has {len(graph.layers)} layers"
-        )
+    phases = _phases(graph)
+    least, most = len(phases) - 1, min(len(graph.layers), MOST_POSITIONS)
+    if not least <= count <= most:
+        why = f"{len(graph.layers)} layers" + (f" in {least} phases" if least > 1 else "")
+        raise WorkloadError(f"count is {count}", f"{least} to {most} segments, as {graph.name!r} has {why}")
     if not balance >= 1:
         raise WorkloadError(f"balance is {balance}", "at least 1, the most even cut")
     positions = _positions(graph)
@@ -56,7 +59,10 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
     read = _bytes_read(graph, positions)
     held = flops[None, :] - flops[:, None]
     cost = read + np.where(held < LIGHT_SHARE * flops[-1] / count, 1.0 + count * graph.edge_bytes.sum(), 0.0)
-    cost[held > balance * _most_even(flops, count)] = np.inf
+    phase_of = np.searchsorted(phases, positions, side="right")
+    phase_end = np.searchsorted(positions, np.append(phases, phases[-1])[phase_of])  # of each position, as an index
+    cost[held > balance * _most_even(flops, phase_end, count)] = np.inf
+    cost[np.arange(len(positions)) > phase_end[:, None]] = np.inf
     best, choices = cost[0], []
     for _ in range(count - 1):
         total = best[:, None] + cost
@@ -66,6 +72,12 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
     for choice in reversed(choices):
         cuts.append(int(choice[cuts[-1]]))
     return positions[[0, *reversed(cuts[1:])]]
+
+
+def _phases(graph: WorkloadGraph) -> NDArray[np.int64]:
+    """First layer of each phase, and the number of layers."""
+    starts = [i for i, layer in enumerate(graph.layers) if not i or layer.phase != graph.layers[i - 1].phase]
+    return np.array([*starts, len(graph.layers)])
 
 
 def _positions(graph: WorkloadGraph) -> NDArray[np.int64]:
@@ -79,7 +91,7 @@ def _positions(graph: WorkloadGraph) -> NDArray[np.int64]:
     passing = np.cumsum(change)
     windows = np.linspace(1, layers, MOST_POSITIONS + 1).astype(np.int64)
     inner = [lo + int(passing[lo:hi].argmin()) for lo, hi in pairwise(windows.tolist())]
-    return np.array([0, *inner, layers])
+    return np.unique([*_phases(graph), *inner])
 
 
 def _bytes_read(graph: WorkloadGraph, positions: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -105,13 +117,17 @@ def _bytes_read(graph: WorkloadGraph, positions: NDArray[np.int64]) -> NDArray[n
     return read
 
 
-def _most_even(flops: NDArray[np.int64], count: int) -> int:
-    """FLOPs of the heaviest run of the most even cut into at most `count` runs; `flops` [M] are prefix sums."""
+def _most_even(flops: NDArray[np.int64], phase_end: NDArray[np.int64], count: int) -> int:
+    """FLOPs of the heaviest run of the most even cut into at most `count` runs.
+
+    `flops` [M] are prefix sums; a run from position i ends at `phase_end` [M] of it at the latest.
+    """
     low, high = int(np.diff(flops).max()), int(flops[-1])
     while low < high:
         middle = (low + high) // 2
         at, runs = 0, 0
         while at < len(flops) - 1 and runs <= count:
-            at, runs = int(np.searchsorted(flops, flops[at] + middle, side="right")) - 1, runs + 1
+            reached = int(np.searchsorted(flops, flops[at] + middle, side="right")) - 1
+            at, runs = min(reached, int(phase_end[at])), runs + 1
         low, high = (low, middle) if runs <= count else (middle + 1, high)
     return low

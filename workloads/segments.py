@@ -87,11 +87,17 @@ class SegmentGraph(Sequence[Segment]):
         `float_bytes` a real number instead of the layer's own; the tensors of layers without floating values keep their
         size. Marks of fine splitting are kept.
 
-        Raises WorkloadError where one of them is not positive.
+        Raises WorkloadError where one of them is not positive, and for another batch of a training step, in which
+        gradients of weights and the optimiser's work do not grow with it.
         """
         for name, value in (("batch", batch), ("float_bytes", float_bytes)):
             if value <= 0:
                 raise WorkloadError(f"{name} is {value}", "at least 1")
+        if self.graph.mode == "train" and batch != self.graph.batch:
+            raise WorkloadError(
+                f"{self.graph.name} is a training step of batch {self.graph.batch}, not {batch}",
+                f"batch {self.graph.batch}, or trace the step with example inputs of batch {batch}",
+            )
         sizes, edges, edge_bytes = _sizes(self.graph, self.segment_of_layer, batch, float_bytes)
         resized = (replace(segment, **{name: column[segment.id] for name, column in sizes.items()}) for segment in self)
         return replace(
@@ -102,6 +108,22 @@ class SegmentGraph(Sequence[Segment]):
     def features(self) -> NDArray[np.void]:
         """Record array [N] of LAYER_FEATURES, at this batch and precision."""
         return scaled(self.graph, self.batch, self.float_bytes).rows
+
+    def weight_bytes_together(self, group: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
+        """Return the bytes [groups] of weights that the segments of each `group` [K] keep in one memory.
+
+        What several of them use lies there once: tied weights, and in a training step those that the forward and the
+        backward pass read and the optimiser updates.
+        """
+        precision = scaled(self.graph, self.batch, self.float_bytes).precision
+        return _resident_weights(self.graph, precision, group[self.segment_of_layer], groups)
+
+    @cached_property
+    def shares_weights(self) -> bool:
+        """Whether several segments use the same weight."""
+        pairs = zip(self.graph.layers, self.segment_of_layer.tolist(), strict=True)
+        users = {(name, segment) for layer, segment in pairs for name in layer.weights}
+        return len(users) > len({name for name, _ in users})
 
     @cached_property
     def flops(self) -> NDArray[np.float64]:
@@ -251,7 +273,7 @@ def _sizes(
         "macs": total(rows["macs"]),
         "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]),
         "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
-        "weight_bytes": _resident_weights(graph, resized.precision, segment_of_layer).tolist(),
+        "weight_bytes": _resident_weights(graph, resized.precision, segment_of_layer, count).tolist(),
         "workspace_bytes": peak_live_bytes(
             reads, rows["output_bytes"], resized.external_bytes, segment_of_layer
         ).tolist(),
@@ -281,16 +303,16 @@ def _characters(
 
 
 def _resident_weights(
-    graph: WorkloadGraph, precision: NDArray[np.float64], segment_of_layer: NDArray[np.int64]
+    graph: WorkloadGraph, precision: NDArray[np.float64], segment_of_layer: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
-    """Bytes of weights [K] that lie in memory; the parts of one weight that a segment's layers use are joined."""
+    """Bytes of weights [count] that lie in memory; the parts of one weight that a segment's layers use are joined."""
     parts: dict[tuple[int, str], list[tuple[int, int]]] = {}
     scale: dict[tuple[int, str], float] = {}
     for index, (layer, segment) in enumerate(zip(graph.layers, segment_of_layer.tolist(), strict=True)):
         for name, part in layer.weights.items():
             parts.setdefault((segment, name), []).append(part)
             scale[segment, name] = max(scale.get((segment, name), 0.0), precision[index])
-    weights = np.zeros(int(segment_of_layer[-1]) + 1)
+    weights = np.zeros(count)
     for (segment, name), held in parts.items():
         covered = 0
         for first, end in sorted(held):

@@ -22,6 +22,7 @@ class ToySegments:
     output_bytes: np.ndarray
     workspace_bytes: np.ndarray
     batch: int = 1
+    shares_weights: bool = False  # each segment has its own
 
     def __len__(self) -> int:
         return len(self.weight_bytes)
