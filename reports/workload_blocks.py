@@ -39,7 +39,7 @@ def summary_blocks(workload: Workload) -> list[Block]:
     if workload.seconds:
         sentences.append(f"A second of signal takes {prefixed(flops / workload.seconds, 'FLOPs')}.")
     if workload.streaming:
-        waits = number(workload.streaming["algorithmic_latency_ms"])
+        waits = number(workload.streaming.get("algorithmic_latency_ms"))
         sentences.append(f"On a stream its algorithmic latency is {waits} ms; computing time comes on top.")
     if workload.advice:
         first = workload.advice[0]
@@ -62,10 +62,10 @@ def summary_blocks(workload: Workload) -> list[Block]:
         Fact(label="Bytes moved", value=prefixed(workload.bytes, "B")),
     ]
     if peak is not None:
-        note = f"{prefixed(peak.weight_bytes, 'B')} weights, {prefixed(peak.activation_bytes, 'B')} live tensors"
-        facts.append(
-            Fact(label="Peak memory", value=prefixed(peak.weight_bytes + peak.activation_bytes, "B"), note=note)
-        )
+        parts = [(peak.weight_bytes, "weights"), (peak.activation_bytes, "live tensors")]
+        parts += [(peak.gradient_bytes, "gradients"), (peak.optimizer_bytes, "optimiser state")]
+        note = ", ".join(f"{prefixed(size, 'B')} {what}" for size, what in parts if size)
+        facts.append(Fact(label="Peak memory", value=prefixed(sum(size for size, _ in parts), "B"), note=note))
     blocks: list[Block] = [Text(text=" ".join(sentences), tone="lead"), Facts(facts=facts)]
     if workload.uncounted_operators:
         names = listed([operator.name for operator in workload.uncounted_operators])
@@ -207,10 +207,14 @@ def memory_blocks(workload: Workload) -> list[Block]:
     plot = LivePlot(live_mb=live / 1e6, weights_mb=peak.weight_bytes / 1e6)
     at = int(live.argmax())
     module = workload.layers[at].module or "the model itself"
+    beside = "live tensors"
+    lives = "each tensor from the layer that writes it to the last that reads it"
+    if workload.mode == "train":
+        beside = "live tensors, gradients and optimiser state"
+        lives = "all else for as long as eager PyTorch holds it"
     caption = (
-        "Memory while each layer runs, in program order on one device: weights all the time, each tensor from the "
-        f"layer that writes it to the last that reads it. The peak, {prefixed(float(live[at]), 'B')} of tensors, is "
-        f"in {module}."
+        f"Memory while each layer runs, in program order on one device: weights all the time, {lives}. The peak, "
+        f"{prefixed(float(live[at]), 'B')} of {beside}, is in {module}."
     )
     return [Figure(svg=draw_live(plot), caption=caption)]
 

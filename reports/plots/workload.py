@@ -106,7 +106,7 @@ def draw_live(info: LivePlot) -> Markup:
         total = info.weights_mb + info.live_mb
         axes.fill_between([1, at[-1]], info.weights_mb, color=series(1), alpha=0.35, linewidth=0, label="weights")
         axes.fill_between(at, info.weights_mb, total, step="mid", color=series(0), alpha=0.35, linewidth=0)
-        axes.step(at, total, where="mid", color=series(0), linewidth=1.1, label="and live tensors")
+        axes.step(at, total, where="mid", color=series(0), linewidth=1.1, label="and what lives beside them")
         peak = int(total.argmax())
         axes.plot([at[peak]], [total[peak]], marker="o", color=ACCENT, markersize=6, linestyle="", label="peak")
         side = "left" if peak < 0.6 * len(at) else "right"

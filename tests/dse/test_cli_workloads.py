@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -97,9 +98,111 @@ def test_the_catalogue_is_listed_and_described() -> None:
     assert sum(layer["macs"] for layer in answer["layers"]) == answer["macs"]
 
 
+NEW_KEYS = {"specification", "advice", "totals", "peak_memory", "mode"}
+
+
+def test_the_object_holds_what_the_page_shows(folder: Path) -> None:
+    answer = json.loads(invoke("workloads", "resnet18", "--segments", "4", "--html", "page.html", "--json").stdout)
+    assert answer.keys() >= DESIGN_KEYS | NEW_KEYS
+    assert (answer["mode"], answer["specification"]) == ("inference", None)
+    for layer in answer["layers"]:
+        assert layer["phase"] == "forward"
+        assert layer["arithmetic_intensity"] * layer["bytes"] == pytest.approx(layer["flops"])
+    for totals in answer["totals"].values():
+        assert sum(row["flops"] for row in totals) == answer["flops"]
+    peak = answer["peak_memory"]
+    assert max(layer["live_bytes"] for layer in answer["layers"]) == peak["activation_bytes"]
+    assert peak["bytes"] == peak["activation_bytes"] + peak["weight_bytes"]
+    least, fixed = answer["segments"]["least_cut"], answer["segments"]["fixed_size"]
+    assert len(least["segments"]) == 4
+    assert sum(segment["flops_share"] for segment in least["segments"]) == pytest.approx(1)
+    assert least["cut_bytes"] <= fixed["cut_bytes"]
+    assert "11,689,512" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+def rows_of_layers(shown: str) -> list[list[str]]:
+    """Cells of the first table, up to its first empty line."""
+    body = shown.partition("───")[2].partition("\n")[2]
+    return [line.split() for line in takewhile(str.strip, body.splitlines())]
+
+
+def test_layers_are_chosen_and_sorted() -> None:
+    layers = json.loads(invoke("workloads", "resnet18", "--json").stdout)["layers"]
+    by_flops = sorted(range(len(layers)), key=lambda index: -layers[index]["flops"])
+    shown = rows_of_layers(invoke("workloads", "resnet18", "--layers", "5").stdout)
+    assert [int(row[0]) - 1 for row in shown] == sorted(by_flops[:5])  # in program order
+    shown = rows_of_layers(invoke("workloads", "resnet18", "--layers", "all", "--sort", "parameters").stdout)
+    sizes = [layers[int(row[0]) - 1]["parameters"] for row in shown]
+    assert len(sizes) == len(layers) and sizes == sorted(sizes, reverse=True)
+
+
+def test_batch_length_and_precision_are_options() -> None:
+    plain = json.loads(invoke("workloads", "conv-tasnet", "--json").stdout)
+    other = json.loads(invoke("workloads", "conv-tasnet", "--batch", "3", "--precision", "int8", "--json").stdout)
+    assert other["batch"] == 3
+    assert other["macs"] == 3 * plain["macs"]
+    assert other["weight_bytes"] * 4 == pytest.approx(plain["weight_bytes"], rel=0.01)
+    # published MACs hold at the published input alone; parameters everywhere
+    assert {figure["quantity"] for figure in other["reference"]} == {"parameters"}
+    longer = json.loads(invoke("workloads", "conv-tasnet", "--seconds", "2", "--json").stdout)
+    assert longer["seconds"] == 2.0
+    assert longer["macs"] == pytest.approx(2 * plain["macs"], rel=0.01)
+    user = json.loads(invoke("trace", "my_cli_models:Tiny", "--input", "2x8", "--batch", "7", "--json").stdout)
+    assert user["macs"] == 7 * (8 * 16 + 16 * 4)
+
+
+def test_a_training_step_has_three_phases() -> None:
+    answer = json.loads(invoke("trace", "my_cli_models:tiny", "--mode", "train", "--json").stdout)
+    assert answer["mode"] == "train"
+    assert {layer["phase"] for layer in answer["layers"]} == {"forward", "backward", "optimizer"}
+    assert answer["parameters"] == 8 * 16 + 16 + 16 * 4
+    assert "one training step" in invoke("trace", "my_cli_models:tiny", "--mode", "train").stdout
+
+
+def test_growth_holds_every_model_at_both_ends() -> None:
+    arguments = ("workloads", "conv-tasnet", "--seconds", "1:4", "--against", "bcctn-table", "--json")
+    points = json.loads(invoke(*arguments).stdout)["growth"]
+    assert {(point["name"], point["seconds"]) for point in points} == {
+        (name, seconds) for name in ("conv-tasnet", "bcctn-table") for seconds in (1.0, 2.0, 4.0)
+    }
+
+
+def test_a_specification_is_shown_part_by_part() -> None:
+    shown = " ".join(invoke("workloads", "bcctn-table").stdout.split())
+    for text in ("Specification part by part", "Enc-1", "iSTFT", "add up to 7.64 GFLOPs, its total says 4.60"):
+        assert text in shown
+    for text in ("Bottlenecks", "convolutions", "weight-stationary", "line buffers", "complex arithmetic", "FFT block"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--length", "100", "--seconds", "1"),
+        ("--seconds", "5:1"),
+        ("--seconds", "soon"),
+        ("--layers", "0"),
+        ("--layers", "some"),
+        ("--sort", "beauty"),
+        ("--batch", "0"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_mean_nothing_are_usage(arguments: tuple[str, ...]) -> None:
+    result = invoke("workloads", "conv-tasnet", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("workloads", "resnet18", "--seconds", "3"), ("resnet18", "length")),
+        (("workloads", "resnet18", "--precision", "fp61"), ("fp61", "fp16")),
+        (("workloads", "resnet18", "--mode", "trian"), ("trian", "train")),
+        (("workloads", "resnet18", "--segments", "5000"), ("5000", "segments")),
+        (("workloads", "resnet18", "--html", "no/such/page.html"), ("no/such", "folder")),
+        (("workloads", "conv-tasnet", "--against", "htdemuks"), ("htdemuks", "htdemucs")),
         (("workloads", "resnet81"), ("'resnet81'", "did you mean 'resnet18'?")),
         (("trace", "my_cli_models"), ("my_cli_models", "module:factory")),
         (("trace", "my_cli_model:tiny"), ("my_cli_model",)),
