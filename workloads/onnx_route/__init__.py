@@ -8,7 +8,9 @@ what is counted:
   (attention becomes two products and a softmax). Linear layers, group norms and GELU are put together again.
 - A batch norm that follows a convolution is folded into it; of its two vectors at most one is left, as a bias.
 - What no output reads is gone, and what depends on no input is computed beforehand.
-- Biases that are all zero may be left out, and an RNN written out step by step (PyTorch's newer exporter).
+- Weights of equal values, such as the zero biases of an untrained model, are stored once (PyTorch's older exporter) or
+  left out (the newer one): export trained weights, or random ones, for exact parameters.
+- An RNN is written out step by step by the newer exporter, the first without its state of zeros.
 - The older exporter does not say which floating-point tensors were buffers: they count as parameters.
 """
 
