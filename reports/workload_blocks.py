@@ -275,7 +275,8 @@ def specification_blocks(workload: Workload) -> list[Block]:
     table = workload.specification
     if table is None:
         return []
-    blocks: list[Block] = [Text(text=f"From {table.source}. {table.convention}".strip())]
+    convention = f" How it counts: {table.convention}." if table.convention else ""
+    blocks: list[Block] = [Text(text=f"From {table.source}.{convention}")]
     blocks += [Text(text=f"{finding[:1].upper()}{finding[1:]}.", tone="warning") for finding in table.findings]
     rows = []
     for row in table.rows:
@@ -296,7 +297,9 @@ def specification_blocks(workload: Workload) -> list[Block]:
         "What the specification claims part by part, and what is built; FLOPs by the specification's own rule, and as "
         "they run."
     )
-    blocks.append(Table(columns=columns, rows=rows, caption=caption))
+    stated = [at for at in range(len(columns)) if any(row.cells[at].text not in ("", MISSING) for row in rows)]
+    kept = [Row(cells=[row.cells[at] for at in stated], mark=row.mark) for row in rows]
+    blocks.append(Table(columns=[columns[at] for at in stated], rows=kept, caption=caption))
     if table.note:
         blocks.append(Text(text=table.note))
     reasons = [Row(cells=[text_cell(row.part), text_cell(row.note)]) for row in table.rows if row.note]

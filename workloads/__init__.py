@@ -8,9 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workloads.advice import Advice, advise
     from workloads.calls import Call, Count
     from workloads.catalog import Entry, Reference, entry, load, names
-    from workloads.describe import describe
+    from workloads.describe import describe, describe_entry
     from workloads.errors import WorkloadError
     from workloads.factory import trace_factory
     from workloads.files import trace_file
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from workloads.training_step import trace_training
 
 _HOME = {
+    "Advice": "advice",
     "Call": "calls",
     "Count": "calls",
     "Entry": "catalog",
@@ -38,10 +40,12 @@ _HOME = {
     "SegmentGraph": "segments",
     "WorkloadError": "errors",
     "WorkloadGraph": "graph",
+    "advise": "advice",
     "at_precision": "scaling",
     "build_segments": "segments",
     "count_operator": "operators",
     "describe": "describe",
+    "describe_entry": "describe",
     "entry": "catalog",
     "family": "scaling",
     "growth": "growth",
@@ -57,6 +61,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Advice",
     "Call",
     "Count",
     "Entry",
@@ -70,10 +75,12 @@ __all__ = [
     "SegmentGraph",
     "WorkloadError",
     "WorkloadGraph",
+    "advise",
     "at_precision",
     "build_segments",
     "count_operator",
     "describe",
+    "describe_entry",
     "entry",
     "family",
     "growth",

@@ -15,7 +15,7 @@ MODULE_ROWS = 24
 """Most rows of a table of modules: one look at a terminal."""
 
 ITSELF = "(itself)"
-"""Ends the name of a module's own layers, where those of its children stand in other rows; alone: of the model's."""
+"""Ends the name of a module's own layers, where those of its children stand in other rows."""
 
 MODEL = "(model)"
 """All layers, or those that no module of the model calls."""
@@ -85,7 +85,7 @@ def group_by_module(modules: Sequence[str], weights: NDArray[np.float64], rows: 
             continue
         own = children.pop(path, None)
         if own is not None:
-            closed[f"{'.'.join(path)} {ITSELF}".lstrip()] = own
+            closed[f"{'.'.join(path) or MODEL} {ITSELF}"] = own
         open_groups |= children
     return closed
 
@@ -95,5 +95,4 @@ def heaviest_modules(modules: Sequence[str], weights: NDArray[np.float64], count
     groups = group_by_module(modules, weights, rows=4 * count)
     sums = {name: float(weights[members].sum()) for name, members in groups.items()}
     heaviest = sorted((name for name in sums if sums[name] > 0), key=lambda name: (-sums[name], name))
-    names = (name.removesuffix(ITSELF).rstrip() or MODEL for name in heaviest[:count])
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(name.removesuffix(f" {ITSELF}") for name in heaviest[:count]))

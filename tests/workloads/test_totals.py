@@ -20,7 +20,7 @@ def test_every_layer_stands_in_one_row_of_its_own_module(layers: list[tuple[str,
     assert len(groups) <= rows
     assert sorted(index for members in groups.values() for index in members) == list(range(len(layers)))
     for name, members in groups.items():
-        prefix = name.removesuffix("(itself)").strip().removeprefix("(model)")
+        prefix = name.removesuffix(" (itself)").removeprefix("(model)")
         for index in members:
             assert (
                 modules[index] == prefix
