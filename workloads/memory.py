@@ -35,7 +35,7 @@ def peak_memory(graph: WorkloadGraph) -> PeakMemory:
 
     In an inference a tensor lives from its layer to the last that reads it. In a training step memory lives as long as
     eager PyTorch holds it: forward temporaries until Python drops them, what autograd saves until its backward layer
-    has run, gradients to the end of the step. Workspace inside a kernel is not counted.
+    has run, gradients to the end of the step, and the copies that kernels make while they run (workspace.py).
     """
     if graph.mode == "train" and graph.layers:
         live = live_bytes_by_role(graph)

@@ -26,6 +26,7 @@ from workloads.dataflow import Walker
 from workloads.errors import WorkloadError
 from workloads.graph import Phase, Role
 from workloads.values import Storage, Value, tensors_in, values_in, view_of
+from workloads.workspace import workspace_bytes
 
 Scope = tuple[str, str]
 """Path and class name of a module."""
@@ -104,6 +105,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             trainable = isinstance(tensor, nn.Parameter)
             self._storages[address] = Storage(storage.nbytes(), weight=name, trainable=trainable)
             self._allocate(storage, 0, role)
+        if name:
             self._owner[name] = owner
         if isinstance(tensor, nn.Parameter):
             self._owner_of_parameter.setdefault(id(tensor), owner)
@@ -145,7 +147,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and self.phase == "optimizer":
             return 1.0  # the number of the step
-        out = func(*args, **kwargs)
+        out = _distinct(func(*args, **kwargs))
         if torch.Tag.inplace_view in func.tags:  # only how the storage is read changes
             self.walker.aliases[str(func)] += not self._paused
         elif not self._paused and func.namespace not in HOST_NAMESPACES:
@@ -164,11 +166,13 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         positional, named = tree_map_only(torch.Tensor, self._value, (args, dict(kwargs)))
         index = len(self.walker.layers)
         result = self.walker._operator(call, func, positional, named, {before: inputs}, scope)
+        working, kept = workspace_bytes(func, args, kwargs, made)
+        self._allocations.append([index, index, working, Role.ACTIVATION])
         for tensor, value in zip(made, values_in(result), strict=False):
             storage = tensor.untyped_storage()
             if storage._cdata not in self._storages:
                 self._storages[storage._cdata] = value.storage
-                self._allocate(storage, index, Role.ACTIVATION)
+                self._allocate(storage, index, Role.ACTIVATION, kept if tensor is made[-1] else 0)
 
     def _value(self, tensor: torch.Tensor) -> Value:
         """Return a tensor as a view of its storage; one never seen before is an input of the step."""
@@ -178,9 +182,9 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._allocate(storage, 0, Role.ACTIVATION)
         return view_of(tensor, self._storages[storage._cdata])
 
-    def _allocate(self, storage: torch.UntypedStorage, layer: int, role: Role) -> None:
+    def _allocate(self, storage: torch.UntypedStorage, layer: int, role: Role, kept: int = 0) -> None:
         address, row = storage._cdata, len(self._allocations)
-        self._allocations.append([layer, -1, storage.nbytes(), role])
+        self._allocations.append([layer, -1, storage.nbytes() + kept, role])
         self._allocation_of[address] = row
         weakref.finalize(storage, self._free, address, row).atexit = False
 
@@ -214,6 +218,19 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._owner_of_parameter.get(id(parameter), ("", ""))
         number = node._sequence_nr() - self._first_node
         return self._made_by[number] if 0 <= number < len(self._made_by) else ("", "")
+
+
+def _distinct(out: Any) -> Any:
+    """Return the outputs without one that stands twice: a fake kernel's shortcut (the biases of an LSTM's gradient)."""
+    if not isinstance(out, tuple) or len({id(item) for item in out}) == len(out):
+        return out
+    seen: set[int] = set()
+    made = []
+    for item in out:
+        again = isinstance(item, torch.Tensor) and id(item) in seen
+        made.append(torch.empty_like(item) if again else item)
+        seen.add(id(item))
+    return tuple(made)
 
 
 def _check_dense(func: torch._ops.OpOverload, tensors: Sequence[torch.Tensor]) -> None:

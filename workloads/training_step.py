@@ -238,7 +238,8 @@ def _run(
 ) -> None:
     """Run the step. The optimiser gets its state unrecorded, as if from an earlier step."""
     output = model(*args, **kwargs)
-    error = loss(output) if loss else _squares(recorder, output)
+    targets: list[torch.Tensor] = []  # held to the end, as what loads the data would
+    error = loss(output) if loss else _squares(recorder, output, targets)
     if not isinstance(error, torch.Tensor) or error.numel() != 1 or not error.requires_grad:
         raise WorkloadError("the loss is not a scalar tensor that depends on the parameters", "return such as .mean()")
     recorder.phase = "backward"
@@ -258,8 +259,8 @@ def _run(
     optimizer.step()
 
 
-def _squares(recorder: StepRecorder, output: Any) -> torch.Tensor:
-    """Sum of the mean squared distance of each floating output from zeros, which are an input of the step."""
+def _squares(recorder: StepRecorder, output: Any, targets: list[torch.Tensor]) -> torch.Tensor:
+    """Sum of the mean squared distance of each floating output from zeros, which are inputs of the step (`targets`)."""
     outputs = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
     if not outputs:
         raise WorkloadError(
@@ -270,8 +271,8 @@ def _squares(recorder: StepRecorder, output: Any) -> torch.Tensor:
     for tensor in outputs:
         tensor = tensor.abs() if tensor.is_complex() else tensor
         with recorder.paused():
-            target = torch.zeros_like(tensor)
-        error = nn.functional.mse_loss(tensor, target)
+            targets.append(torch.zeros_like(tensor))
+        error = nn.functional.mse_loss(tensor, targets[-1])
         total = error if total is None else total + error
     assert total is not None
     return total
