@@ -23,12 +23,7 @@ def allocated_peak(module: nn.Module, inputs: tuple[Any, ...], optimizer: str = 
     targets: list[torch.Tensor] = []
 
     def step() -> None:
-        output = module(*inputs)
-        trained = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
-        targets.extend(torch.zeros_like(t) for t in trained[len(targets) :])
-        losses = [nn.functional.mse_loss(t, target) for t, target in zip(trained, targets, strict=True)]
-        torch.stack(losses).sum().backward() if len(losses) > 1 else losses[0].backward()
-        del output, trained, losses
+        squares(module(*inputs), targets).backward()
         stepper.step()
 
     step()
@@ -44,3 +39,11 @@ def allocated_peak(module: nn.Module, inputs: tuple[Any, ...], optimizer: str = 
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+
+def squares(output: Any, targets: list[torch.Tensor]) -> torch.Tensor:
+    """Sum of the mean squares of each floating output, taken from zeros that `targets` keeps from step to step."""
+    trained = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    targets.extend(torch.zeros_like(t) for t in trained[len(targets) :])
+    losses = [nn.functional.mse_loss(t, target) for t, target in zip(trained, targets, strict=True)]
+    return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
