@@ -17,6 +17,9 @@ MODULE_ROWS = 24
 ITSELF = "(itself)"
 """Ends the name of a module's own layers, where those of its children stand in other rows."""
 
+SAME_WEIGHT = 0.01
+"""Relative difference up to which repeated modules are alike: blocks that differ in a bias or an edge."""
+
 MODEL = "(model)"
 """All layers, or those that no module of the model calls."""
 
@@ -91,8 +94,35 @@ def group_by_module(modules: Sequence[str], weights: NDArray[np.float64], rows: 
 
 
 def heaviest_modules(modules: Sequence[str], weights: NDArray[np.float64], count: int = 3) -> tuple[str, ...]:
-    """Return the modules that hold most of the weight, the heaviest first, none of them without weight."""
+    """Return the modules that hold most of the weight, the heaviest first, none of them without weight.
+
+    Repeated modules of equal weight are one entry, their numbers in braces: "blocks.{0..11}.attention".
+    """
     groups = group_by_module(modules, weights, rows=4 * count)
-    sums = {name: float(weights[members].sum()) for name, members in groups.items()}
-    heaviest = sorted((name for name in sums if sums[name] > 0), key=lambda name: (-sums[name], name))
-    return tuple(dict.fromkeys(name.removesuffix(f" {ITSELF}") for name in heaviest[:count]))
+    sums: dict[str, float] = {}
+    for name, members in groups.items():
+        name = name.removesuffix(f" {ITSELF}")
+        sums[name] = sums.get(name, 0.0) + float(weights[members].sum())
+    merged = _merge_repeated({name: weight for name, weight in sums.items() if weight > 0})
+    return tuple(sorted(merged, key=lambda name: (-merged[name], name))[:count])
+
+
+def _merge_repeated(sums: Mapping[str, float]) -> dict[str, float]:
+    """Merge three names or more that differ in their first number alone and weigh the same."""
+    alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[int, str]]] = {}
+    for name in sums:
+        parts = tuple(name.split("."))
+        at = next((at for at, part in enumerate(parts) if part.isdigit()), None)
+        if at is not None:
+            alike.setdefault((parts[:at], parts[at + 1 :]), []).append((int(parts[at]), name))
+    merged = dict(sums)
+    for (before, after), numbered in alike.items():
+        heaviest = max(sums[name] for _, name in numbered)
+        equal = sorted((index, name) for index, name in numbered if sums[name] >= (1 - SAME_WEIGHT) * heaviest)
+        if len(equal) < 3:
+            continue
+        numbers = [index for index, _ in equal]
+        consecutive = numbers == list(range(numbers[0], numbers[-1] + 1))
+        braces = f"{{{numbers[0]}..{numbers[-1]}}}" if consecutive else f"{{{','.join(map(str, numbers))}}}"
+        merged[".".join((*before, braces, *after))] = sum(merged.pop(name) for _, name in equal)
+    return merged

@@ -176,6 +176,23 @@ def test_projections_that_read_one_input_save_its_second_and_third_reading() -> 
     assert advice is not None and advice.figures["input_bytes_saved"] == 2 * 64
 
 
+def test_weights_that_several_layers_read_lie_in_memory_once() -> None:
+    shared = layer("linear", module="attn", flops=100, weight_bytes=60, moved=64, weights={"qkv": (0, 60)})
+    part = layer("linear", module="attn", flops=100, weight_bytes=40, moved=64, weights={"qkv": (40, 80)})
+    advice = advice_on("attention projections", shared, shared, part, kernel(), weight_bytes=100)
+    assert advice is not None
+    assert advice.figures["weight_bytes"] == 80  # 0 to 60, and 60 to 80 of the overlapping part
+    assert advice.severity <= 1
+
+
+def test_both_ears_of_a_shared_attention_hold_its_weights_once() -> None:
+    graph = catalog.load("bcctn")
+    advice = next(each for each in advise(graph) if each.subject == "attention projections")
+    # two nets of attention (real, imaginary), four projections of 1024 x 1024 with their biases
+    assert advice.figures["weight_bytes"] == 2 * 4 * 4 * (1024 * 1024 + 1024)
+    assert advice.figures["weight_share"] == pytest.approx(advice.figures["weight_bytes"] / graph.weight_bytes)
+
+
 @pytest.mark.parametrize("length", [353, 354])
 def test_scores_speak_where_they_leave_the_smallest_chip(length: int) -> None:
     heads = 1
@@ -231,7 +248,33 @@ def test_weights_speak_where_at_8_bit_they_leave_the_smallest_chip(size: int) ->
     advice = advice_on("weight storage", layer("linear", flops=10, weight_bytes=size, moved=100))
     assert (advice is not None) == (size / 4 > storage.ON_CHIP)
     if advice:
-        assert advice.figures["weight_bytes"] - advice.figures["weight_bytes_8_bit"] == 0.75 * size
+        assert advice.figures["weight_bytes"] - advice.figures["narrow_weight_bytes"] == 0.75 * size
+
+
+@pytest.mark.parametrize(("float_bytes", "bits"), [(4, 8), (2, 8), (1, 4)])
+def test_what_is_narrow_already_is_made_narrower_still(float_bytes: int, bits: int) -> None:
+    heavy = layer("linear", flops=10, weight_bytes=8_000_000, moved=2_000_000, float_bytes=float_bytes)
+    advice = advice_on("weight storage", heavy)
+    assert advice is not None and advice.gain.startswith(f"{bits}-bit weights save ")
+    assert advice.figures["narrow_weight_bytes"] == 8_000_000 * bits / 8 / float_bytes
+    for each in advise(graph_of(heavy, heavy)):
+        assert not re.search(r"\b0 B", each.gain), each.gain
+
+
+def test_a_training_step_keeps_gradients_and_state_beside_the_weights() -> None:
+    graph = graph_of(
+        *(layer("linear", flops=10, moved=10, weight_bytes=10**6, phase=p) for p in ("forward", "optimizer"))
+    )
+    # weights 1 MB and state 2 MB all the time; gradients 1 MB and activations 0.5 MB at the peak
+    kept = np.array([[0, 1, 10**6, 0], [0, 1, 2 * 10**6, 2], [1, 1, 10**6, 1], [0, 1, 5 * 10**5, 3]])
+    names = ("name", "layers", "edges", "edge_bytes", "parameters", "weight_bytes")
+    trained = WorkloadGraph(**{name: getattr(graph, name) for name in names}, mode="train", allocations=kept)
+    found = {each.subject: each for each in advise(trained)}
+    state = found["weights and optimiser state"]
+    assert state.figures == {"kept_bytes": 4e6, "state_bytes": 2e6}
+    assert state.severity == pytest.approx(4 / 4.5)
+    assert "8-bit state saves 1.5 MB of 2 MB" in state.gain
+    assert "weight storage" not in found
 
 
 def test_a_table_that_is_multiplied_by_as_well_is_no_table() -> None:
@@ -255,20 +298,24 @@ def test_live_tensors_are_the_peak_of_the_schedule() -> None:
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_a_skip_connection_waits_for_its_reader(skip: bool) -> None:
-    chain = [layer("elementwise", moved=1000) for _ in range(20)]
+    size = 400_000
+    chain = [layer("elementwise", moved=size) for _ in range(20)]
     edges = [(i, i + 1) for i in range(19)] + ([(1, 18)] if skip else [])
     advice = advice_on("skip connections", *chain, edges=edges)
     assert (advice is not None) == skip
     if advice:
-        assert advice.figures["waiting_bytes"] == 1000
+        assert advice.figures["waiting_bytes"] == size
         assert advice.figures["longest_layers"] == 17
         # 17 layers of one tensor, of 18 others that live for one, and the output
         assert advice.figures["byte_layers_share"] == pytest.approx(17 / (17 + 19))
+        assert "1 tensor of 400 kB waits for up to 17" in advice.evidence
+        small = [layer("elementwise", moved=1000) for _ in range(20)]  # no bottleneck of any chip's memory
+        assert advice_on("skip connections", *small, edges=edges) is None
 
 
 def test_a_training_step_waits_for_its_backward_pass() -> None:
     phases = ["forward"] * 10 + ["backward"] * 9 + ["optimizer"]
-    chain = [layer("elementwise", moved=1000, phase=phase) for phase in phases]
+    chain = [layer("elementwise", moved=100_000, phase=phase) for phase in phases]
     edges = [(i, i + 1) for i in range(19)] + [(i, 18 - i) for i in range(1, 9)] + [(11, 19)]
     graph = graph_of(*chain, edges=edges)
     trained = WorkloadGraph(
@@ -277,12 +324,13 @@ def test_a_training_step_waits_for_its_backward_pass() -> None:
             for name in ("name", "layers", "edges", "edge_bytes", "parameters", "weight_bytes")
         },
         mode="train",
-        allocations=np.array([[0, 19, 20_000, 3]]),
+        allocations=np.array([[0, 19, 2_000_000, 3]]),
     )
     (advice,) = (each for each in advise(trained) if each.subject == "saved activations")
     # those of layers 1 to 7 live for more than two layers; a gradient that waits for the optimiser is none
     assert advice.figures["tensors"] == 7
     assert "recomputation" in advice.measure
+    assert "350 kB of 700 kB by 16 bit" in advice.gain  # float32 to bfloat16
 
 
 def test_streamed_weights_name_the_batch_that_reaches_the_ridge() -> None:
@@ -324,6 +372,13 @@ def test_functions_count_values_not_operators() -> None:
     assert (
         advice_on("elementary functions", layer("elementwise", operator="aten.add.Tensor", output_shape=(9,))) is None
     )
+
+
+def test_functions_are_named_by_their_number_of_values() -> None:
+    shapes = {"aten.cos.default": (10,), "aten.gelu.default": (10, 100), "aten._softmax.default": (10, 50)}
+    layers = [layer("elementwise", operator=name, output_shape=shape, moved=10) for name, shape in shapes.items()]
+    advice = advice_on("elementary functions", *layers, kernel(heads=2, length=16))
+    assert advice is not None and "values of gelu, softmax of attention, softmax, cos an input" in advice.evidence
 
 
 @pytest.mark.parametrize(("microseconds", "speaks"), [(14.9, True), (15.1, False)])

@@ -39,6 +39,14 @@ def test_what_weighs_nothing_is_not_named() -> None:
     assert heaviest_modules(["a", "b", "c"], np.array([0.0, 5.0, 7.0])) == ("c", "b")
 
 
+def test_repeated_modules_are_named_together() -> None:
+    modules = [f"blocks.{block}.{part}" for block in range(4) for part in ("attention", "mlp")]
+    weights = np.array([1.0, 5.0] * 4)
+    assert heaviest_modules(modules, weights) == ("blocks.{0..3}.mlp", "blocks.{0..3}.attention")
+    weights[3] = 6.0  # the second block's: heavier than its siblings, and then alone
+    assert heaviest_modules(modules, weights)[0] == "blocks.1.mlp"
+
+
 def test_totals_of_a_network_add_up() -> None:
     graph = workloads.load("resnet18")
     for totals in (totals_by_module(graph), totals_by_operator(graph)):

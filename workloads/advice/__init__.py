@@ -22,6 +22,7 @@ RULES: tuple[Callable[[Figures], Advice | None], ...] = (
     arithmetic.recurrences,
     arithmetic.complex_products,
     storage.weight_storage,
+    storage.training_state,
     storage.tables,
     storage.live_tensors,
     storage.waiting_tensors,

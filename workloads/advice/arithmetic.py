@@ -47,14 +47,15 @@ def convolutions(f: Figures) -> Advice | None:
         by_kernel[kernel_text(layer.shape)] += layer.flops
     kernel, most = by_kernel.most_common(1)[0]
     buffered = max(layers, key=lambda layer: line_buffer_values(layer.shape))
-    buffer = line_buffer_values(buffered.shape)
+    width = 2 if f.train else 1
+    buffer = width * line_buffer_values(buffered.shape)
     once, fetched = (sum(part) for part in zip(*(input_fetches(layer) for layer in layers), strict=True))
     held, text = _held_operand(f, mask)
-    measure = f"{text}, multipliers of 8 bit"
+    measure = f"{text}, {f.multiplier}"
     gain = _reuse_words(f, mask)
     if fetched > once:
         measure += (
-            f"; line buffers of up to {byte_text(buffer)} at 8 bit ({kernel_text(buffered.shape)} kernel on "
+            f"; line buffers of up to {byte_text(buffer)} at {8 * width} bit ({kernel_text(buffered.shape)} kernel on "
             f"{buffered.shape['in_channels']} channels, scanned along its longest side)"
         )
         gain += f"; line buffers read each input once: {byte_text(once)} in place of {byte_text(fetched)}"
@@ -82,25 +83,24 @@ def convolutions(f: Figures) -> Advice | None:
 
 
 def matrix_products(f: Figures) -> Advice | None:
-    """Matrix products outside of attention whose weights are used often enough not to be bound by their reading."""
+    """Matrix products outside of softmax attention, but for those that streamed_weights speaks of."""
     mask = f.of_kind(OperatorKind.LINEAR, OperatorKind.MATMUL) & ~f.attention & (f.flops >= RIDGE_LOW * f.moved)
     if f.flops_share(mask) < ARITHMETIC_SHARE:
         return None
     intensity, layers = f.intensity(mask), f.chosen(mask)
     heaviest = max(layers, key=lambda layer: layer.flops)
     held, text = _held_operand(f, mask)
-    weights = float(sum(layer.weight_bytes for layer in layers))
+    weights = f.stored(mask)
     size = " x ".join(str(heaviest.shape[key]) for key in "mkn" if key in heaviest.shape)
     return Advice(
         subject="matrix products",
         bound=bound_of(intensity),
         where=f.where(mask, f.flops),
-        evidence=f"{plural(len(layers), 'matrix product')} outside of attention do {share_text(f.flops_share(mask))} "
-        f"of the FLOPs, {intensity:.3g} op/B: {ridge_words(intensity)}"
+        evidence=f"{plural(len(layers), 'matrix product')} outside of softmax attention do "
+        f"{share_text(f.flops_share(mask))} of the FLOPs, {intensity:.3g} op/B: {ridge_words(intensity)}"
         + (f"; the largest is {size} (m x k x n)" if size else ""),
-        measure=f"{text}, fed by double-buffered tiles; weights of 8 bit",
-        gain=f"{_reuse_words(f, mask)}; 8-bit weights save {byte_text(weights * (1 - 1 / f.float_bytes))} "
-        f"of {byte_text(weights)}",
+        measure=f"{text}, {f.multiplier}, fed by double-buffered tiles",
+        gain="; ".join([_reuse_words(f, mask), *([f.narrower(weights)] if weights else [])]),
         severity=f.flops_share(mask),
         share_of="FLOPs",
         figures={
@@ -115,12 +115,14 @@ def matrix_products(f: Figures) -> Advice | None:
 def attention_projections(f: Figures) -> Advice | None:
     """The products that make queries, keys, values and the output of attention: by their FLOPs or their weights."""
     mask = f.attention & f.of_kind(OperatorKind.LINEAR)
-    weights = float(sum(layer.weight_bytes for layer in f.chosen(mask)))
+    weights = f.stored(mask)
     flops_share, weight_share = f.flops_share(mask), share(weights, f.graph.weight_bytes)
     if max(flops_share, weight_share) < ARITHMETIC_SHARE:
         return None
     intensity, saved = f.intensity(mask), _common_input_bytes(f, mask)
-    once = f"one product for all that read one input saves {byte_text(saved)}; " if saved else ""
+    _, array = _held_operand(f, mask)
+    gains = [f"one product for all that read one input saves {byte_text(saved)} of reads"] if saved else []
+    gains += [f.narrower(weights)] if weights else []
     return Advice(
         subject="attention projections",
         bound=bound_of(intensity),
@@ -128,9 +130,8 @@ def attention_projections(f: Figures) -> Advice | None:
         evidence=f"{plural(int(mask.sum()), 'projection')} to queries, keys, values and output do "
         f"{share_text(flops_share)} of the FLOPs with {share_text(weight_share)} of the weights "
         f"({byte_text(weights)}), {intensity:.3g} op/B: {ridge_words(intensity)}",
-        measure="one weight-stationary array for all projections, 16-bit sums, 8-bit weights; scale and softmax "
-        "behind it",
-        gain=f"{once}8-bit weights save {byte_text(weights * (1 - 1 / f.float_bytes))}",
+        measure=f"{array} for all projections, {f.multiplier}; scale and softmax behind it",
+        gain="; ".join(gains or [_reuse_words(f, mask)]),
         severity=max(flops_share, weight_share),
         share_of="FLOPs" if flops_share >= weight_share else "weights",
         figures={
@@ -172,7 +173,7 @@ def transforms(f: Figures) -> Advice | None:
     memory = 4.0 * (2 * length + length / 2)  # complex of 2 x 16 bit: two banks of points, half as many twiddles
     fast_share, dense_share = share(fast, rest + fast), share(dense, dense + rest)
     butterflies = length // 2 * max(math.ceil(math.log2(length)), 1)
-    rate = f", {many / f.seconds:,.0f} a second of signal" if f.seconds else ""
+    rate = f", {many / f.seconds:,.0f} a second of signal," if f.seconds else ""
     return Advice(
         subject="Fourier transforms",
         bound="compute",
@@ -250,8 +251,8 @@ def complex_products(f: Figures) -> Advice | None:
         where=f.where(mask | values, f.flops + f.moved),
         evidence=(f"{len(fours) // 4} complex products run as {len(fours)} real ones, " if product else "")
         + f"complex numbers take {share_text(both)} of the FLOPs and {share_text(moved)} of the bytes",
-        measure="real and imaginary parts interleaved in one word, a complex multiplier of three real ones "
-        "(a + b, c + d, then two differences), scale, shift and activation a part",
+        measure="real and imaginary parts interleaved in one word, a complex multiplier of three real products "
+        "(ac, bd and (a + b)(c + d), c + d of the weights made beforehand), scale, shift and activation a part",
         gain=f"{scaled(product / 4, 'FLOPs')}: three real products in place of four"
         if product
         else f"one access in place of two for each of {byte_text(float(f.moved[values].sum()))}",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.graph import Layer, WorkloadGraph
-from workloads.memory import live_activation_bytes
+from workloads.memory import PeakMemory, live_activation_bytes, peak_memory
 from workloads.segments import attention_layers
 from workloads.totals import heaviest_modules
 
@@ -89,6 +89,16 @@ class Figures:
         return live_activation_bytes(self.graph)
 
     @cached_property
+    def peak(self) -> PeakMemory:
+        """What the schedule holds at its peak, by role."""
+        return peak_memory(self.graph)
+
+    @property
+    def train(self) -> bool:
+        """Whether the graph is a training step."""
+        return self.graph.mode == "train"
+
+    @cached_property
     def time_s(self) -> NDArray[np.float64]:
         """Seconds of each layer on that GPU by its roofline, without the launch."""
         return np.maximum(self.flops / GPU_FLOPS, self.moved / GPU_BANDWIDTH)
@@ -109,6 +119,26 @@ class Figures:
     def attention(self) -> NDArray[np.bool_]:
         """Which layers are part of attention."""
         return attention_layers(self.graph)
+
+    @property
+    def multiplier(self) -> str:
+        """Multipliers to build: what keeps an inference, or a training step, about as accurate as in float32.
+
+        INT8 inference: Krishnamoorthi, arXiv:1806.08342; bfloat16 training: Kalamkar et al., arXiv:1905.12322.
+        """
+        return "bfloat16 multipliers, sums in float32" if self.train else "8-bit multipliers"
+
+    @property
+    def narrow_bits(self) -> int:
+        """The next narrower weights that are worth a try; 4-bit weights: GPTQ, arXiv:2210.17323."""
+        if self.train and self.float_bytes > 3:
+            return 16
+        return 8 if self.float_bytes > 1.5 else 4
+
+    def narrower(self, weights: float) -> str:
+        """Say what narrower weights save of so many bytes of weights, such as "8-bit weights save 3 MB of 4 MB"."""
+        left = weights * self.narrow_bits / 8 / self.float_bytes
+        return f"{self.narrow_bits}-bit weights save {byte_text(weights - left)} of {byte_text(weights)}"
 
     @cached_property
     def float_bytes(self) -> float:
@@ -136,6 +166,20 @@ class Figures:
     def chosen(self, mask: NDArray[np.bool_]) -> list[Layer]:
         """The layers of a mask."""
         return [self.layers[index] for index in np.flatnonzero(mask)]
+
+    def stored(self, mask: NDArray[np.bool_]) -> float:
+        """Bytes of the weights that these layers use, as they lie in memory: what several of them read counts once."""
+        parts: dict[str, list[tuple[int, int]]] = {}
+        for layer in self.chosen(mask):
+            for name, part in layer.weights.items():
+                parts.setdefault(name, []).append(part)
+        total = 0
+        for held in parts.values():
+            covered = 0
+            for first, end in sorted(held):
+                total += max(end - max(first, covered), 0)
+                covered = max(covered, end)
+        return float(total)
 
     def where(self, mask: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[str, ...]:
         """The modules that hold most of these layers' `weights` [N]."""

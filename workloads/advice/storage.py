@@ -31,26 +31,54 @@ SCORE_MOVES = 4
 
 
 def weight_storage(f: Figures) -> Advice | None:
-    """Parameters and buffers, against the memory of a chip."""
+    """Parameters and buffers of an inference, against the memory of a chip."""
+    if f.train:  # what lies beside them is more: see training_state
+        return None
     stored = float(f.graph.weight_bytes)
     small = stored / f.float_bytes
     if small <= ON_CHIP:
         return None
     of_layers = np.array([layer.weight_bytes for layer in f.layers], np.float64)
-    before, after = sram_words(stored), sram_words(small)
-    peak = float(f.live.max(initial=0.0))
+    left = stored * f.narrow_bits / 8 / f.float_bytes
+    before, after = sram_words(stored), sram_words(left)
+    before, after = ("", f" (each {after})") if before == after else (f" ({before})", f" ({after})")
     return Advice(
         subject="weight storage",
         bound="weight storage",
         where=f.where(of_layers > 0, of_layers),
-        evidence=f"{f.graph.parameters:,} parameters take {byte_text(stored)} as traced ({before}), "
-        f"{byte_text(small)} at 8 bit ({after})",
-        measure="weights of 8 bit (train again with quantisation), in block RAM where they fit, else in banks of "
-        "non-volatile memory or DRAM streamed ahead of their layer",
-        gain=f"{byte_text(stored - small)} of {byte_text(stored)}",
-        severity=share(stored, stored + peak),
+        evidence=f"{f.graph.parameters:,} parameters take {byte_text(stored)}{before}, "
+        f"{byte_text(left)} at {f.narrow_bits} bit{after}",
+        measure=f"weights of {f.narrow_bits} bit (train again with quantisation), in block RAM where they fit, else in "
+        "banks of non-volatile memory or DRAM streamed ahead of their layer",
+        gain=f.narrower(stored),
+        severity=share(stored, f.peak.bytes),
         share_of="peak memory",
-        figures={"weight_bytes": stored, "weight_bytes_8_bit": small},
+        figures={"weight_bytes": stored, "narrow_weight_bytes": left},
+    )
+
+
+def training_state(f: Figures) -> Advice | None:
+    """What a training step keeps for each parameter: the weight, its gradient and the optimiser's state."""
+    kept = float(f.peak.weight_bytes + f.peak.gradient_bytes + f.peak.optimizer_bytes)
+    if not f.train or kept <= ON_CHIP or share(kept, f.peak.bytes) < WAITING_SHARE:
+        return None
+    state = float(f.peak.optimizer_bytes)
+    used = np.array([layer.resident_bytes for layer in f.layers], np.float64)
+    left = min(state / f.float_bytes, state)
+    return Advice(
+        subject="weights and optimiser state",
+        bound="weight storage",
+        where=f.where(used > 0, used),
+        evidence=f"{f.graph.parameters:,} parameters take {byte_text(float(f.peak.weight_bytes))}, at the peak their "
+        f"gradients {byte_text(float(f.peak.gradient_bytes))} and the optimiser's state {byte_text(state)}: "
+        f"{byte_text(kept)} ({sram_words(kept)})",
+        measure="optimiser state of 8 bit in blocks (arXiv:2110.02861), or state, gradients and weights divided among "
+        "the chips (arXiv:1910.02054)",
+        gain=f"8-bit state saves {byte_text(state - left)} of {byte_text(state)}; N chips hold {byte_text(kept)} / N "
+        "each",
+        severity=share(kept, f.peak.bytes),
+        share_of="peak memory",
+        figures={"kept_bytes": kept, "state_bytes": state},
     )
 
 
@@ -79,16 +107,21 @@ def tables(f: Figures) -> Advice | None:
 
 
 def live_tensors(f: Figures) -> Advice | None:
-    """The largest sum of live tensors, and the working set of the widest layer."""
+    """The largest sum of live tensors, and the working set of the widest layer.
+
+    Of a training step only where it is not what the backward pass waits for: see waiting_tensors.
+    """
     peak = float(f.live.max(initial=0.0))
-    if peak / f.float_bytes <= ON_CHIP:
+    if peak / f.float_bytes <= ON_CHIP or (f.train and waiting_tensors(f) is not None):
         return None
     at = int(f.live.argmax())
     layer = f.layers[at]
     sets = np.array([each.input_bytes + each.output_bytes for each in f.layers], np.float64)
     widest = float(sets.max())
-    banks = widest / f.float_bytes
-    stored = float(f.graph.weight_bytes)
+    banks = widest / max(f.float_bytes, 1.0)
+    gain = f"with tiles only the {byte_text(widest)} of one layer and what waits"
+    if f.float_bytes > 1.5:
+        gain = f"8-bit activations leave {byte_text(peak / f.float_bytes)} of {byte_text(peak)}; {gain}"
     return Advice(
         subject="live tensors",
         bound="activation memory",
@@ -97,9 +130,8 @@ def live_tensors(f: Figures) -> Advice | None:
         f"{len(f.layers)} runs; the widest layer reads and writes {byte_text(widest)}",
         measure=f"ping-pong banks of SRAM, {byte_text(banks)} at 8 bit for input and output of the widest layer "
         f"({sram_words(banks)}), or fewer rows at a time",
-        gain=f"8-bit activations leave {byte_text(peak / f.float_bytes)} of {byte_text(peak)}; with tiles only the "
-        f"{byte_text(widest)} of one layer and what waits",
-        severity=share(peak, peak + stored),
+        gain=gain,
+        severity=share(peak, f.peak.bytes),
         share_of="peak memory",
         figures={"peak_bytes": peak, "layer": float(at), "widest_bytes": widest, "bank_bytes_8_bit": banks},
     )
@@ -109,7 +141,7 @@ def waiting_tensors(f: Figures) -> Advice | None:
     """Long-lived tensors: skip connections of an inference, saved activations of a training step."""
     index = np.arange(len(f.layers))
     life = f.last_reader - index
-    train = f.graph.mode == "train"
+    train = f.train
     saved = f.forward & ~f.forward[f.last_reader] if train else np.ones(len(index), np.bool_)
     long = saved & (life > LONG_LIFE * len(index)) & (f.written > 0)
     # a tensor waits from the layer after its own to the one before its last reader
@@ -118,23 +150,36 @@ def waiting_tensors(f: Figures) -> Advice | None:
     np.subtract.at(change, f.last_reader[long], f.written[long])
     waits = np.cumsum(change)
     at, size, peak = int(waits.argmax()), float(waits.max()), float(f.live.max(initial=0.0))
-    if share(size, peak) < WAITING_SHARE:
+    if peak <= ON_CHIP or share(size, peak) < WAITING_SHARE:
         return None
     waiting = long & (index < at) & (f.last_reader > at)
     longest = int(life[waiting].max())
     held = float((f.written * life)[waiting].sum())
     everything = float((f.written * np.maximum(life, 1)).sum())
+    left = size * f.narrow_bits / 8 / f.float_bytes
+    narrow = f"{byte_text(size - left)} of {byte_text(size)} by {f.narrow_bits} bit"
+    measure, gain = "a second bank outside of the array's, or DRAM, for what waits", f"{byte_text(size)} of its banks"
+    if train:
+        measure = (
+            f"recomputation before the backward pass (arXiv:1604.06174), or saved activations of {f.narrow_bits} bit"
+        )
+        gain = f"{narrow}; recomputed, up to {byte_text(size)} for {share_text(f.flops_share(f.forward))} more FLOPs"
+    elif f.narrow_bits == 8:
+        measure = "compression on the chip (8-bit mu-law, block floating point) of what waits, or a second bank outside"
+        gain = narrow
+    many = int(waiting.sum())
+    many_words = f"{many} tensors, {byte_text(size)} in all, wait at once"
+    if many == 1:
+        many_words = f"1 tensor of {byte_text(size)} waits"
     return Advice(
         subject="saved activations" if train else "skip connections",
         bound="activation memory",
         where=f.where(waiting, f.written * life),
-        evidence=f"{plural(int(waiting.sum()), 'tensor')} of {byte_text(size)} wait at once for up to {longest:,} of "
-        f"{len(index):,} layers, as much as {share_text(share(size, peak))} of the peak of live tensors and "
-        f"{share_text(share(held, everything))} of all bytes x layers",
-        measure="recomputation of the segment before its backward pass, or saved activations of 8 bit"
-        if train
-        else "compression on the chip (8-bit mu-law, block floating point) of what waits, or a second bank outside",
-        gain=f"{byte_text(size * (1 - 1 / f.float_bytes))} of {byte_text(size)} by 8 bit",
+        evidence=f"{many_words} for up to {longest:,} of {len(index):,} layers, as much as "
+        f"{share_text(share(size, peak))} of the peak of live tensors and {share_text(share(held, everything))} of all "
+        "bytes x layers",
+        measure=measure,
+        gain=gain,
         severity=min(share(size, peak), 1.0),
         share_of="the peak of live tensors",
         figures={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -49,7 +50,7 @@ VECTOR_KINDS = (
 FUNCTIONS = frozenset(
     {"gelu", "silu", "mish", "glu", "sigmoid", "tanh", "softplus", "log_sigmoid", "elu", "selu", "exp", "expm1", "erf"}
     | {"log", "log1p", "log2", "log10", "sin", "cos", "atan2", "angle", "polar", "pow", "sqrt", "rsqrt", "reciprocal"}
-    | {"softmax", "_softmax", "log_softmax", "_log_softmax"}
+    | {"softmax", "log_softmax"}
 )
 """Operators that evaluate an elementary function an output value."""
 
@@ -61,7 +62,6 @@ def streamed_weights(f: Figures) -> Advice | None:
     if f.bytes_share(mask) < STREAM_SHARE:
         return None
     read, intensity = float(weights[mask].sum()), f.intensity(mask)
-    at_8, at_4 = (byte_text(read * (1 - size / f.float_bytes)) for size in (1.0, 0.5))
     batch = math.ceil(RIDGE_LOW / intensity) if intensity else 1
     return Advice(
         subject="streamed weights",
@@ -69,9 +69,9 @@ def streamed_weights(f: Figures) -> Advice | None:
         where=f.where(mask, weights),
         evidence=f"{plural(int(mask.sum()), 'layer')} read {byte_text(read)} of weights, with what they work on "
         f"{share_text(f.bytes_share(mask))} of all bytes, for {intensity:.2g} op/B, below any chip's ridge",
-        measure="weights of 8 or 4 bit beside the multipliers, each read once and broadcast over the batch "
+        measure="narrow weights beside the multipliers, each read once and broadcast over the batch "
         "(output-stationary sums); larger batches where latency allows",
-        gain=f"8 bit saves {at_8}, 4 bit {at_4}; a batch {batch} times as large reaches about {RIDGE_LOW:g} op/B",
+        gain=f"{f.narrower(read)}; a batch {batch:,} times as large reaches about {RIDGE_LOW:g} op/B",
         severity=f.bytes_share(mask),
         share_of="bytes",
         figures={"weight_bytes": read, "bytes_share": f.bytes_share(mask), "intensity": intensity},
@@ -85,15 +85,22 @@ def vector_chains(f: Figures) -> Advice | None:
         return None
     saved, everything = fused_bytes(f), float(f.moved.sum())
     norms = f.of_kind(OperatorKind.NORM)
+    steps = np.array([layer.phase == "optimizer" for layer in f.layers], np.bool_) & mask
+    optimizer = f", the optimiser {share_text(f.bytes_share(steps))}" if steps.any() else ""
+    measure = (
+        "element-wise work in the output stage of the array (scale, shift, activation, residual sum), not through "
+        "memory; norms in two passes over a row that stays on the chip"
+    )
+    if steps.any():
+        measure += "; the optimiser in one pass over weights, gradients and state"
     return Advice(
         subject="element-wise work and norms",
         bound="bandwidth",
         where=f.where(mask, f.moved),
         evidence=f"{plural(int(mask.sum()), 'layer')} move {share_text(f.bytes_share(mask))} of the bytes "
-        f"(norms {share_text(f.bytes_share(norms))}) for {share_text(f.flops_share(mask))} of the FLOPs, "
+        f"(norms {share_text(f.bytes_share(norms))}{optimizer}) for {share_text(f.flops_share(mask))} of the FLOPs, "
         f"{f.intensity(mask):.2g} op/B",
-        measure="element-wise work in the output stage of the array (scale, shift, activation, residual sum), not "
-        "through memory; norms in two passes over a row that stays on the chip",
+        measure=measure,
         gain=f"{byte_text(saved)} of {byte_text(everything)} ({share_text(share(saved, everything))}) by fusing each "
         "element-wise layer behind the layer before it",
         severity=f.bytes_share(mask),
@@ -157,14 +164,18 @@ def functions(f: Figures) -> Advice | None:
         if layer.kind is OperatorKind.ATTENTION:
             shape = layer.shape
             values[index] = shape["batch"] * shape["heads"] * shape["seq_q"] * shape["seq_kv"]
-        elif layer.operator.split(".")[1 if "." in layer.operator else 0].rstrip("_") in FUNCTIONS:
+        elif _base_name(layer.operator) in FUNCTIONS:
             values[index] = math.prod(layer.output_shape)
     work = FUNCTION_OPERATIONS * float(values.sum())
     rest = float(f.flops[values == 0].sum()) + float(f.flops[f.of_kind(OperatorKind.ATTENTION)].sum())
     if share(work, work + rest) < FUNCTION_SHARE:
         return None
     part = share(work, work + rest)
-    names = sorted({layer.operator.split(".")[1] for layer in f.chosen(values > 0) if "." in layer.operator})
+    by_name: Counter[str] = Counter()
+    for layer, many in zip(f.layers, values.tolist(), strict=True):
+        fused = layer.kind is OperatorKind.ATTENTION
+        by_name["softmax of attention" if fused else _base_name(layer.operator)] += int(many)
+    names = [name for name, many in by_name.most_common() if many]
     named = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return Advice(
         subject="elementary functions",
@@ -180,6 +191,11 @@ def functions(f: Figures) -> Advice | None:
         share_of="operations",
         figures={"values": float(values.sum()), "operations": work},
     )
+
+
+def _base_name(operator: str) -> str:
+    """Return "gelu" of "aten.gelu_.default"."""
+    return operator.split(".")[1 if "." in operator else 0].strip("_")
 
 
 def tiny_kernels(f: Figures) -> Advice | None:
