@@ -111,8 +111,7 @@ class Study(StudyFile):
         if path.exists():
             old = read_yaml(path, error=DseError)
             new = yaml.safe_load(text)
-            if old != new:
-                keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+            if keys := sorted(key for key in {*old, *new} if old.get(key) != new.get(key)):
                 traced = any(key.endswith("fingerprint") for key in keys)
                 raise DseError(
                     f"{folder.path} holds another run: {', '.join(keys)} changed since",

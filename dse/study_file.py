@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from dse.errors import DseError
 from dse.objectives import Objectives
 from dse.space import DesignSpace
+from workloads.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class StudyFile:
     space: DesignSpace = field(default_factory=DesignSpace)
     segments: Segmentation = field(default_factory=lambda: Segmentation(segment_size=4))
     mode: Literal["inference", "train"] = "inference"  # of the workload: a forward pass, or one training step
+    training: Training | None = None  # optimiser and recomputation of the step, in mode train
     length: int | None = None  # of the workload's sequence, in its units; as in the catalogue where nothing is said
     seconds: float | None = None  # the same in seconds of signal
     model: str = "roofline"
@@ -66,6 +68,8 @@ class StudyFile:
             raise DseError(f"name is {self.name!r}", "a name that a folder can have, without / or \\")
         if not 1 <= self.inputs <= MOST_INPUTS:
             raise DseError(f"inputs is {self.inputs}", f"a whole number from 1 to {MOST_INPUTS:,}")
+        if self.training and self.mode != "train":
+            raise DseError(f"training is said of a study in mode {self.mode}", "mode: train, or leave it out")
         if self.length is not None and self.seconds is not None:
             raise DseError(f"length is {self.length} and seconds is {self.seconds}", "only one of them")
         if self.length is not None and self.length < 1:

@@ -276,6 +276,7 @@ class Workload:
 
     name: str = ""
     mode: str = "inference"
+    training: str = ""  # optimiser of a training step, and how many modules compute their activations again
     parameters: float | None = None
     macs: float | None = None
     flops: float | None = None

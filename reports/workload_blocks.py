@@ -29,7 +29,9 @@ def summary_blocks(workload: Workload) -> list[Block]:
     """What the workload is, in a sentence or two, and its totals."""
     flops, moved, peak = workload.flops or 0.0, workload.bytes or 0.0, workload.peak_memory
     inputs = listed(["×".join(map(str, shape)) for shape in workload.input_shapes])
-    step = "One training step (forward, backward, optimiser)" if workload.mode == "train" else "One inference"
+    step = "One inference"
+    if workload.mode == "train":
+        step = f"One training step (forward, backward, {workload.training or 'optimiser'})"
     text = f"{step} of {workload.name or 'this workload'}" + (f" on an input of {inputs}" if inputs else "")
     text += f" ({number(workload.seconds)} s of signal)" if workload.seconds else ""
     text += f" runs {count(len(workload.layers), 'layer')}: {prefixed(flops, 'FLOPs')}"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.advice import advise
-from workloads.errors import WorkloadError
 from workloads.graph import MATRIX_KINDS, Layer, OperatorKind, Role, WorkloadGraph
+from workloads.latency import overlap_latency
 from workloads.memory import live_activation_bytes, live_bytes_by_role, peak_memory
 from workloads.operators import remedy
 from workloads.specification import compare_parts, load_specification
@@ -47,6 +47,7 @@ def describe(
     return {
         "name": graph.name,
         "mode": graph.mode,
+        "training": graph.training,
         "parameters": graph.parameters,
         "macs": graph.macs,
         "flops": graph.flops,
@@ -87,28 +88,27 @@ def describe_entry(graph: WorkloadGraph, entry: Entry) -> dict[str, Any]:
     as_listed = graph.mode == "inference" and (
         not entry.inputs or graph.input_shapes == tuple(shape for shape, _ in entry.inputs)
     )
+    rate = entry.length.per_second if entry.length is not None else None
     seconds = None
-    if entry.length is not None and entry.length.per_second:
-        seconds = graph.input_shapes[entry.length.input][entry.length.dim] / entry.length.per_second
+    if entry.length is not None and rate:
+        seconds = graph.input_shapes[entry.length.input][entry.length.dim] / rate
     described = describe(
         graph,
         [figure for figure in entry.references if as_listed or figure.quantity == "parameters"],
         specification=entry.specification if as_listed else "",
         seconds=seconds,
     )
-    return described | {"streaming": _streaming(entry) if entry.streaming else None}
+    streams = entry.streaming and graph.mode == "inference"
+    return described | {"streaming": _streaming(graph, rate) if streams and rate else None}
 
 
-def _streaming(entry: Entry) -> dict[str, float]:
-    """How long a sample waits at most when the model runs on a stream, sample by sample; computing time apart."""
-    from workloads.factory import build
-    from workloads.models.conv_tasnet import ConvTasNet
-    from workloads.streaming import latency
+def _streaming(graph: WorkloadGraph, sample_rate: float) -> dict[str, float]:
+    """How long a sample waits at most when the model runs on a stream; computing time apart.
 
-    model, _ = build(entry.factory, entry.inputs, kwargs=entry.kwargs, device="meta")
-    if not isinstance(model, ConvTasNet):
-        raise WorkloadError(f"{entry.name} cannot run on a stream", "only a ConvTasNet carries its state")
-    waits = latency(model)
+    A streaming model is causal behind its filterbank: what it waits for is one kernel of the first convolution.
+    """
+    first = next(layer for layer in graph.layers if layer.kind is OperatorKind.CONV)
+    waits = overlap_latency(frame=first.shape["kernel_w"], hop=first.shape["stride_w"], sample_rate=sample_rate)
     return {"algorithmic_latency_ms": waits.algorithmic_latency_ms, **asdict(waits)}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the JSON that `WorkloadGraph.to_json` writes."""
 
 
@@ -155,6 +155,7 @@ class WorkloadGraph:
     input_shapes: tuple[tuple[int, ...], ...] = ()
     batch: int = 1
     mode: Mode = "inference"
+    training: str = ""  # of a training step: its optimiser, and how many modules compute their activations again
     allocations: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
     aliases: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)

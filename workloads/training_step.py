@@ -26,18 +26,19 @@ from workloads.fingerprint import digest, fingerprint, identify
 from workloads.graph import Role, WorkloadGraph
 from workloads.recorder import Scope, StepRecorder
 from workloads.trace import check_arguments, explain, quiet
+from workloads.training import check_optimizer
 
 Loss = Callable[[Any], torch.Tensor]
 """Takes what the model returns, returns a scalar."""
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
-OPTIMIZERS: Mapping[str, MakeOptimizer] = {
+_MAKE: Mapping[str, MakeOptimizer] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
     "adam": lambda parameters: torch.optim.Adam(parameters),
     "adamw": lambda parameters: torch.optim.AdamW(parameters),
 }
-"""Those of torch.optim with their defaults. On a processor these go through the parameters one by one."""
+"""Of each name of OPTIMIZERS. On a processor these go through the parameters one by one."""
 
 
 def trace_training(
@@ -72,8 +73,9 @@ def trace_training(
         one of a list of parameters.
     recompute
         Modules whose activations are not kept but computed again in the backward pass (torch.utils.checkpoint, not
-        reentrant): paths, with * and ? as in file names, such as ["encoder.*"]; or a depth: all modules of that many
-        names in their path, where containers that only list modules do not count.
+        reentrant): paths, with * and ? as in file names, such as ["encoder.*"], of which the outermost that match
+        count; or a depth: all modules of that many names in their path, where containers that only list modules do
+        not count.
     name
         Name of the graph; the class's name if empty.
     cache
@@ -85,10 +87,8 @@ def trace_training(
         If the arguments are not these, nothing can be trained, or the step cannot run: what failed, and where.
     """
     args, kwargs = check_arguments(module, example_inputs, example_kwargs)
-    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
-        close = get_close_matches(optimizer, OPTIMIZERS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(OPTIMIZERS)}, or a callable"
-        raise WorkloadError(f"there is no optimizer {optimizer!r}", hint)
+    if isinstance(optimizer, str):
+        check_optimizer(optimizer)
     paths = recomputed(module, recompute)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise WorkloadError(f"{type(module).__name__} has no parameter that asks for a gradient", "requires_grad_()")
@@ -100,7 +100,7 @@ def trace_training(
         key = digest(["train", fingerprint(module, args, kwargs, name), *options])
         if (stored := graph_cache.read(name, key)) is not None:
             return stored
-    make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    make = _MAKE[optimizer] if isinstance(optimizer, str) else optimizer
     graph = _trace(module, args, kwargs, name, loss, make, paths)
     if key:
         graph_cache.write(name, key, graph)
@@ -130,7 +130,12 @@ def recomputed(module: nn.Module, recompute: int | Sequence[str] | None) -> list
                 f"recompute: no module is called {pattern!r}",
                 f"did you mean {close[0]!r}?" if close else "see named_modules()",
             )
-    return [path for path in paths if any(fnmatchcase(path, pattern) for pattern in recompute)]
+    found: list[str] = []
+    for path in paths:  # parents come first; what is inside one that is named goes with it
+        inside = found and path.startswith(f"{found[-1]}.")
+        if not inside and any(fnmatchcase(path, pattern) for pattern in recompute):
+            found.append(path)
+    return found
 
 
 def _at_depth(module: nn.Module, path: str, depth: int) -> Iterator[str]:
@@ -176,12 +181,13 @@ def _trace(
             for path, child in model.named_modules():
                 _watch(recorder, child, path, recompute=path in paths)
             with fake, recorder:
-                _run(recorder, model, args, kwargs, loss, optimizer)
+                stepper = _run(recorder, model, args, kwargs, loss, optimizer)
         except WorkloadError:
             raise
         except Exception as error:  # whatever the model's own code raises on the way
             raise explain(error, model, name) from None
-        return _graph(recorder, model, name, args, kwargs)
+        again = f", {len(paths)} modules recomputed" if paths else ""
+        return _graph(recorder, model, name, args, kwargs, type(stepper).__name__ + again)
 
 
 def _fake_copy(
@@ -235,8 +241,8 @@ def _run(
     kwargs: dict[str, Any],
     loss: Loss | None,
     make_optimizer: MakeOptimizer,
-) -> None:
-    """Run the step. The optimiser gets its state unrecorded, as if from an earlier step."""
+) -> torch.optim.Optimizer:
+    """Run the step and return its optimiser. The optimiser gets its state unrecorded, as if from an earlier step."""
     output = model(*args, **kwargs)
     targets: list[torch.Tensor] = []  # held to the end, as what loads the data would
     error = loss(output) if loss else _squares(recorder, output, targets)
@@ -257,6 +263,7 @@ def _run(
                 name = names[parameter]
                 recorder.hold(tensor, Role.OPTIMIZER, f"{name}.{key}", _owner(model, name))
     optimizer.step()
+    return optimizer
 
 
 def _squares(recorder: StepRecorder, output: Any, targets: list[torch.Tensor]) -> torch.Tensor:
@@ -279,7 +286,12 @@ def _squares(recorder: StepRecorder, output: Any, targets: list[torch.Tensor]) -
 
 
 def _graph(
-    recorder: StepRecorder, model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    recorder: StepRecorder,
+    model: nn.Module,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: str,
 ) -> WorkloadGraph:
     walker = recorder.walker
     read = {weight for layer in walker.layers for weight in layer.weights}
@@ -296,6 +308,7 @@ def _graph(
         input_shapes=shapes,
         batch=shapes[0][0] if shapes and shapes[0] else 1,
         mode="train",
+        training=training,
         allocations=recorder.allocations(),
         aliases=dict(sorted(walker.aliases.items())),
         refused=dict(sorted(walker.refused.items())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,6 +13,7 @@ from dse.cli.workload_view import SHOWN_LAYERS, SORT_KEYS, show_workload
 
 if TYPE_CHECKING:
     from workloads import WorkloadGraph
+    from workloads.training import RunMode
 
 
 class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -51,6 +52,12 @@ OPTIONS = (
     click.option(
         "--mode", metavar="MODE", default="inference", show_default=True, help="inference, or train: one step."
     ),
+    click.option("--optimizer", metavar="NAME", help="Of the step: sgd, adam (if nothing is said) or adamw."),
+    click.option(
+        "--recompute",
+        metavar="N|PATH,PATH",
+        help="Compute activations again in the step's backward pass: of modules N names deep, or of these paths.",
+    ),
     click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples in a batch."),
     click.option("--precision", metavar="NAME", help="fp32, fp16, bf16, fp8 or int8: same operations, other bytes."),
     click.option("--segments", type=click.IntRange(min=1), metavar="K", help="Cut into K segments of least traffic."),
@@ -65,6 +72,20 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
 )
+
+
+def run_mode_of(mode: str, optimizer: str | None, recompute: str | None) -> RunMode:
+    """Return what --mode, --optimizer and --recompute say together."""
+    from workloads import Training
+
+    if (optimizer, recompute) == (None, None):
+        return cast("RunMode", mode)  # checked where it is used
+    if mode != "train":
+        raise click.UsageError("--optimizer and --recompute are of a training step: give --mode train")
+    modules: int | tuple[str, ...] | None = None
+    if recompute is not None:
+        modules = int(recompute) if recompute.isdigit() else tuple(recompute.split(","))
+    return Training(optimizer=optimizer or Training().optimizer, recompute=modules)
 
 
 def workload_options(command: Callable[..., None]) -> Callable[..., None]:

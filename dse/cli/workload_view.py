@@ -77,7 +77,7 @@ def show_workload(workload: Mapping[str, Any], *, layers: int | None = SHOWN_LAY
             f"On a stream: algorithmic latency {number(streaming['algorithmic_latency_ms'])} ms "
             f"({number(streaming['hop_ms'])} for the hop to fill, {number(streaming['look_ahead_ms'])} of look-ahead)."
         )
-    mode = "" if workload["mode"] == "inference" else ", one training step"
+    mode = "" if workload["mode"] == "inference" else f", one training step ({workload['training']})"
     click.echo(
         f"{workload['name']}{mode}: {workload['parameters']:,} parameters, {number(workload['macs'] / 1e9)} GMACs, "
         f"{number(workload['flops'] / 1e9)} GFLOPs, peak memory {number(peak['bytes'] / 1e6)} MB "

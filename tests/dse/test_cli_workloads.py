@@ -159,6 +159,25 @@ def test_a_training_step_has_three_phases() -> None:
     assert "one training step" in invoke("trace", "my_cli_models:tiny", "--mode", "train").stdout
 
 
+def test_a_training_step_has_the_optimiser_and_the_recomputation_that_are_asked_for() -> None:
+    def step(*options: str) -> dict:
+        return json.loads(invoke("trace", "my_cli_models:tiny", "--mode", "train", *options, "--json").stdout)
+
+    adam, sgd, again = step(), step("--optimizer", "sgd"), step("--optimizer", "sgd", "--recompute", "first,last")
+    assert [answer["training"] for answer in (adam, sgd, again)] == ["Adam", "SGD", "SGD, 2 modules recomputed"]
+    assert adam["peak_memory"]["optimizer_bytes"] > 0 == sgd["peak_memory"]["optimizer_bytes"]
+    assert again["macs"] == sgd["macs"]  # a linear layer keeps no more than its input: nothing is computed again
+    for options, words in (
+        (("--mode", "train", "--optimizer", "adm"), "did you mean 'adam'?"),
+        (("--mode", "train", "--recompute", "0"), "a depth of at least 1"),
+        (("--mode", "train", "--recompute", "nope"), "no module is called 'nope'"),
+        (("--recompute", "1"), "give --mode train"),
+    ):
+        refused = invoke("trace", "my_cli_models:tiny", *options)
+        assert refused.exit_code != 0
+        assert words in " ".join(refused.stderr.split())
+
+
 def test_growth_holds_every_model_at_both_ends() -> None:
     arguments = ("workloads", "conv-tasnet", "--seconds", "1:4", "--against", "bcctn-table", "--json")
     points = json.loads(invoke(*arguments).stdout)["growth"]

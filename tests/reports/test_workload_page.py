@@ -180,6 +180,6 @@ def test_one_length_is_no_growth() -> None:
 
 def test_a_training_step_says_what_its_memory_holds() -> None:
     page = Elements(render_workload(workloads.describe(workloads.load("resnet18", mode="train"))))
-    assert "One training step (forward, backward, optimiser) of resnet18" in page.text
+    assert "One training step (forward, backward, Adam) of resnet18" in page.text
     for part in ("gradients", "optimiser state", "backward", "optimizer"):
         assert part in page.text

@@ -259,6 +259,7 @@ def test_recomputed_modules_are_named_by_pattern_or_depth() -> None:
     module = nn.Sequential(nn.ModuleDict({"a": Block(2)}), Block(2))
     assert workloads.training_step.recomputed(module, 1) == ["0.a", "1"]
     assert workloads.training_step.recomputed(module, ["*.first"]) == ["0.a.first", "1.first"]
+    assert workloads.training_step.recomputed(module, ["*"]) == ["0", "1"]  # what is inside goes with them
     assert workloads.training_step.recomputed(module, None) == []
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dse.cli.workload_options import answer, workload_options
-
-if TYPE_CHECKING:
-    from workloads.graph import Mode
+from dse.cli.workload_options import answer, run_mode_of, workload_options
 
 
 @click.command()
@@ -23,7 +20,14 @@ if TYPE_CHECKING:
 )
 @workload_options
 def command(
-    target: str, inputs: tuple[str, ...], mode: Mode, batch: int | None, precision: str | None, **shown: Any
+    target: str,
+    inputs: tuple[str, ...],
+    mode: str,
+    optimizer: str | None,
+    recompute: str | None,
+    batch: int | None,
+    precision: str | None,
+    **shown: Any,
 ) -> None:
     """Trace a model of yours and show what it computes, as `dse workloads NAME` does.
 
@@ -40,10 +44,11 @@ def command(
     """
     from workloads import at_precision, describe, family, trace_factory
 
+    run = run_mode_of(mode, optimizer, recompute)
     if batch is None:
-        graph = trace_factory(target, inputs, mode=mode)
+        graph = trace_factory(target, inputs, mode=run)
     else:
-        graph = family(target, inputs=inputs, mode=mode).at(batch=batch)
+        graph = family(target, inputs=inputs, mode=run).at(batch=batch)
     if precision is not None:
         graph = at_precision(graph, precision)
     answer(graph, describe(graph), **shown)

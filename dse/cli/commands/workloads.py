@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dse.cli.output import emit_json, print_table
-from dse.cli.workload_options import Seconds, answer, workload_options
+from dse.cli.workload_options import Seconds, answer, run_mode_of, workload_options
 
 if TYPE_CHECKING:
     from workloads import Entry
-    from workloads.graph import Mode
 
 
 @click.command()
@@ -31,7 +30,9 @@ def command(
     length: int | None,
     seconds: tuple[float, ...] | None,
     against: tuple[str, ...],
-    mode: Mode,
+    mode: str,
+    optimizer: str | None,
+    recompute: str | None,
     batch: int | None,
     precision: str | None,
     as_json: bool,
@@ -48,7 +49,7 @@ def command(
       dse workloads htdemucs --html htdemucs.html
       dse workloads htdemucs --seconds 30 --precision fp16 --segments 8
       dse workloads htdemucs_n --against htdemucs --seconds 1:600 --html growth.html
-      dse workloads resnet18 --mode train
+      dse workloads resnet18 --mode train --optimizer sgd --recompute 1
       dse workloads resnet18 --json
     """
     from workloads import catalog
@@ -61,12 +62,13 @@ def command(
 
     if length is not None and seconds is not None:
         raise click.UsageError("--length and --seconds are one size in two units: give one of them")
+    run = run_mode_of(mode, optimizer, recompute)
     entry = catalog.entry(name)
     one_length = seconds[0] if seconds is not None and len(seconds) == 1 else None
     if (batch, length, one_length) == (None, None, None):
-        graph = catalog.load(name, mode=mode)
+        graph = catalog.load(name, mode=run)
     else:
-        graph = family(name, mode=mode).at(batch=batch, length=length, seconds=one_length)
+        graph = family(name, mode=run).at(batch=batch, length=length, seconds=one_length)
     if precision is not None:
         graph = at_precision(graph, precision)
     points = []
