@@ -10,13 +10,13 @@ cannot give the same output, and it is ten times as late (`overlap_latency`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.errors import WorkloadError
+from workloads.latency import Latency, check_frames, overlap_latency
 from workloads.models.conv_tasnet import ConvTasNet
 
 
@@ -25,16 +25,11 @@ def hann(frame: int) -> Tensor:
     return torch.sin(torch.pi * (torch.arange(frame) + 0.5) / frame).square()
 
 
-def _check_frames(frame: int, hop: int) -> None:
-    if not 1 <= hop <= frame:
-        raise WorkloadError(f"frames of {frame} samples every {hop}", "1 <= hop <= frame, so that no sample is lost")
-
-
 class FrameCutter:
     """Cuts a stream of samples [..., T] into frames of `frame` samples, one every `hop`."""
 
     def __init__(self, frame: int, hop: int) -> None:
-        _check_frames(frame, hop)
+        check_frames(frame, hop)
         self.frame, self.hop = frame, hop
         self._held: Tensor | None = None  # samples that a later frame reads, from that frame's first on
         self._fresh = 0  # of these, how many at the end no frame has read
@@ -88,7 +83,7 @@ class OLA:
     """
 
     def __init__(self, frame: int, hop: int, window: Tensor | None = None) -> None:
-        _check_frames(frame, hop)
+        check_frames(frame, hop)
         if window is not None and (window.shape != (frame,) or not bool((window > 0).all())):
             raise WorkloadError(
                 f"a window of shape {tuple(window.shape)}, least weight {window.min().item():g}, for frames of {frame}",
@@ -210,42 +205,6 @@ class StreamingSeparator:
         masks, self._pasts = model.separator.advance(features, self._pasts or model.separator.start(features))
         separated = model.decoder.to_frames((masks * features[:, None]).flatten(0, 1))
         self._overlap.add(separated.view(-1, model.config.sources, *separated.shape[1:]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """How long a sample waits at most before its output is there, computing time apart."""
-
-    hop_ms: float  # until the hop that it lies in is full
-    look_ahead_ms: float  # until the frame that starts with this hop is full
-    chunk_ms: float  # until the chunk that fills the frame is handed over
-
-    @property
-    def algorithmic_latency_ms(self) -> float:
-        """All three."""
-        return self.hop_ms + self.look_ahead_ms + self.chunk_ms
-
-
-def overlap_latency(*, frame: int, hop: int, sample_rate: int, chunk: int = 1) -> Latency:
-    """Return the latency of processing frames of `frame` samples every `hop`, with samples arriving `chunk` at a time.
-
-    Sample k hop is certain once frame k is full, at k hop + frame; a chunk boundary follows after chunk - gcd(chunk,
-    hop) more samples at most, since k hop + frame goes through all multiples of the gcd modulo `chunk` (frame being a
-    multiple of the hop).
-
-    Raises
-    ------
-    WorkloadError
-        If there is no such cutting.
-    """
-    _check_frames(frame, hop)
-    if frame % hop or chunk < 1 or sample_rate < 1:
-        raise WorkloadError(
-            f"{frame=}, {hop=}, {chunk=}, {sample_rate=}", "a frame that is a multiple of the hop, a chunk of 1 or more"
-        )
-    wait = chunk - math.gcd(chunk, hop)
-    to_ms = 1000 / sample_rate
-    return Latency(hop_ms=hop * to_ms, look_ahead_ms=(frame - hop) * to_ms, chunk_ms=wait * to_ms)
 
 
 def latency(model: ConvTasNet, *, chunk: int = 1) -> Latency:

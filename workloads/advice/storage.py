@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workloads.advice.record import SRAM_LEVELS, Advice, Figures, byte_text, plural, share, share_text, sram_words
+from workloads.advice.record import SRAM_LEVELS, Advice, Figures, byte_text, share, share_text, sram_words
 from workloads.graph import Layer, OperatorKind
 
 ON_CHIP = SRAM_LEVELS[0][0]
