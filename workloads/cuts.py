@@ -5,6 +5,7 @@ A run of a training step lies in one phase: forward, backward and optimiser are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,13 +18,15 @@ from workloads.traffic import sum_by, tensor_limits
 MOST_POSITIONS = 2048
 """Positions that the search for the least traffic looks at: its time and memory grow with their square."""
 
+MOST_STATES = 2**23
+"""Partial cuts that the search remembers, 8 bytes each: enough for 64 runs at MOST_POSITIONS, 64 of them light."""
 
 LIGHT_SHARE = 0.1
 """A segment with less than this share of the mean FLOPs is too light to be worth a slot."""
 
 
 def cut_every(graph: WorkloadGraph, size: int) -> NDArray[np.int64]:
-    """First layers [K] of runs of `size` layers; the last run may be shorter."""
+    """First layers [K] of runs of `size` layers; the last run of a phase may be shorter."""
     if size < 1:
         raise WorkloadError(f"segment_size is {size}", "at least 1 layer")
     return np.concatenate([np.arange(first, end, size) for first, end in pairwise(_phases(graph))])
@@ -40,12 +43,19 @@ def cut_by_module(graph: WorkloadGraph, depth: int) -> NDArray[np.int64]:
 def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArray[np.int64]:
     """First layers [K] of `count` runs that together read the fewest bytes of each other.
 
-    Objective: as few light runs as can be (FLOPs below LIGHT_SHARE of the mean, such as tables of positions, which
-    cost no traffic to cut off); among those cuts the least sum over runs of the bytes read of earlier runs, each
-    tensor once a run (the sum of SegmentGraph.edge_bytes). Limit: no run has more FLOPs than `balance` times those of
-    the heaviest run of the most even cut into `count` runs, so that a cut always exists. Exact by dynamic programming,
-    O(count M^2), where the graph has at most M = MOST_POSITIONS layers; a larger one is first reduced to M positions,
-    in each of M equal windows of layers the one with the fewest bytes passing it.
+    Objective: the least sum over runs of the bytes read of earlier runs, each tensor once a run (the sum of
+    SegmentGraph.edge_bytes); among equals the least sum of squares of FLOPs, the most even cut.
+
+    Limits: no run has more FLOPs than `balance` times those of the heaviest run of the most even cut into `count`
+    runs. No more runs are light (FLOPs below LIGHT_SHARE of the mean, such as tables of positions, which cost no
+    traffic to cut off) than in the cut of fixed size, by the least size that gives at most `count` runs; where the
+    first limit allows no such cut, as few as it allows. So a cut always exists, and it carries no more bytes than
+    the cut of fixed size wherever that is a cut into `count` runs within the first limit.
+
+    Exact by dynamic programming over (position, runs, light runs), where the graph has at most MOST_POSITIONS layers.
+    Of a larger one it looks at the positions of the cut of fixed size, at those of the most even cut, and in each of
+    MOST_POSITIONS equal windows of layers at the one with the fewest bytes passing it. Where there are more than
+    MOST_STATES partial cuts (hundreds of runs in a large graph), fewer of the runs may be light.
     """
     phases = _phases(graph)
     least, most = len(phases) - 1, min(len(graph.layers), MOST_POSITIONS)
@@ -54,24 +64,79 @@ def cut_least_traffic(graph: WorkloadGraph, count: int, balance: float) -> NDArr
         raise WorkloadError(f"count is {count}", f"{least} to {most} segments, as {graph.name!r} has {why}")
     if not balance >= 1:
         raise WorkloadError(f"balance is {balance}", "at least 1, the most even cut")
-    positions = _positions(graph)
-    flops = np.concatenate([[0], np.cumsum([layer.flops for layer in graph.layers])])[positions]
-    read = _bytes_read(graph, positions)
-    held = flops[None, :] - flops[:, None]
-    cost = read + np.where(held < LIGHT_SHARE * flops[-1] / count, 1.0 + count * graph.edge_bytes.sum(), 0.0)
-    phase_of = np.searchsorted(phases, positions, side="right")
-    phase_end = np.searchsorted(positions, np.append(phases, phases[-1])[phase_of])  # of each position, as an index
-    cost[held > balance * _most_even(flops, phase_end, count)] = np.inf
-    cost[np.arange(len(positions)) > phase_end[:, None]] = np.inf
-    best, choices = cost[0], []
-    for _ in range(count - 1):
-        total = best[:, None] + cost
-        choices.append(total.argmin(axis=0))
-        best = total.min(axis=0)
-    cuts = [len(positions) - 1]
-    for choice in reversed(choices):
-        cuts.append(int(choice[cuts[-1]]))
-    return positions[[0, *reversed(cuts[1:])]]
+    flops = np.concatenate([[0], np.cumsum([layer.flops for layer in graph.layers])])
+    fixed = cut_every(graph, _size_for(phases, count))
+    most_even = _most_even(flops, phases, count)
+    limit = max(int(min(balance, count) * most_even), most_even)
+    positions = _positions(graph, np.concatenate([fixed, _packed(flops, phases, most_even)]))
+    lightest = LIGHT_SHARE * flops[-1] / count
+    lights = int((np.diff(flops[[*fixed, -1]]) < lightest).sum())
+    lights = min(lights, MOST_STATES // (len(positions) * (count + 1)))
+    runs = _Runs.between(graph, positions, flops, limit, lightest)
+    best = _cheapest(runs, count, lights)
+    if np.isinf(best[-1, count].min()):  # the limit of FLOPs asks for more light runs: each at a price above all bytes
+        runs = runs.pricing_light(1.0 + float(graph.edge_bytes.sum()))
+        best = _cheapest(runs, count, 0)
+    return positions[_starts(runs, best, count)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Runs:
+    """All runs that a cut may hold, from position i to j. To each j there belong those from i in begin[j] to j - 1."""
+
+    cost: NDArray[np.float64]  # [M, M]
+    begin: NDArray[np.int64]  # [M] the longest run within the limits
+    light: NDArray[np.int64]  # [M] runs from here on are light
+
+    @staticmethod
+    def between(
+        graph: WorkloadGraph, positions: NDArray[np.int64], flops: NDArray[np.int64], limit: int, lightest: float
+    ) -> _Runs:
+        """Runs of at most `limit` FLOPs within one phase; those with less than `lightest` are light."""
+        at, own = flops[positions], np.arange(len(positions))
+        held = at - at[:, None]
+        phases = _phases(graph)
+        phase_begin = phases[np.maximum(np.searchsorted(phases, positions) - 1, 0)]
+        return _Runs(
+            # bytes are whole numbers, so that less than 1 in all only decides between equals
+            cost=_bytes_read(graph, positions) + 0.5 * (held / max(int(at[-1]), 1)) ** 2,
+            begin=np.maximum(np.searchsorted(at, at - limit), np.searchsorted(positions, phase_begin)),
+            light=np.minimum((held >= lightest).sum(axis=0), own),
+        )
+
+    def pricing_light(self, price: float) -> _Runs:
+        """Return the same runs, of which none is called light but those that are cost `price` more."""
+        own = np.arange(len(self.light))
+        return _Runs(cost=self.cost + price * (own[:, None] >= self.light), begin=self.begin, light=own)
+
+
+def _cheapest(runs: _Runs, count: int, lights: int) -> NDArray[np.float64]:
+    """Least cost [M, count + 1, lights + 1] of a cut up to each position into so many runs, so many of them light."""
+    best = np.full((len(runs.begin), count + 1, lights + 1), np.inf)
+    best[0, 0, 0] = 0.0
+    for j in range(1, len(best)):
+        begin, light = runs.begin[j], max(runs.begin[j], runs.light[j])
+        cost = runs.cost[:j, j, None, None]
+        if begin < light:
+            best[j, 1:] = (best[begin:light, :-1] + cost[begin:light]).min(axis=0)
+        if light < j:
+            one_more = (best[light:j, :-1, :-1] + cost[light:]).min(axis=0)
+            best[j, 1:, 1:] = np.minimum(best[j, 1:, 1:], one_more)
+    return best
+
+
+def _starts(runs: _Runs, best: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Where [count] the runs of the cheapest cut start, followed back from its end."""
+    starts, end, lights = [], len(best) - 1, int(best[-1, count].argmin())
+    for before in reversed(range(count)):
+        sources = np.arange(runs.begin[end], end)
+        is_light = sources >= runs.light[end]
+        total = best[sources, before, lights - is_light] + runs.cost[sources, end]
+        total[is_light & (lights == 0)] = np.inf
+        chosen = int(total.argmin())
+        end, lights = int(sources[chosen]), lights - int(is_light[chosen])
+        starts.append(end)
+    return np.array(starts[::-1])
 
 
 def _phases(graph: WorkloadGraph) -> NDArray[np.int64]:
@@ -80,8 +145,15 @@ def _phases(graph: WorkloadGraph) -> NDArray[np.int64]:
     return np.array([*starts, len(graph.layers)])
 
 
-def _positions(graph: WorkloadGraph) -> NDArray[np.int64]:
-    """Ascending positions, 0 and N included, before which a cut may lie."""
+def _size_for(phases: NDArray[np.int64], count: int) -> int:
+    """Least size at which runs of fixed size are at most `count`."""
+    sizes = np.arange(1, phases[-1] + 1)
+    runs = np.ceil(np.diff(phases)[:, None] / sizes).sum(axis=0)
+    return int(sizes[runs <= count][0])
+
+
+def _positions(graph: WorkloadGraph, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ascending positions [M], 0 and N and those `asked` for included, before which a cut may lie."""
     layers = len(graph.layers)
     if layers <= MOST_POSITIONS:
         return np.arange(layers + 1)
@@ -91,7 +163,7 @@ def _positions(graph: WorkloadGraph) -> NDArray[np.int64]:
     passing = np.cumsum(change)
     windows = np.linspace(1, layers, MOST_POSITIONS + 1).astype(np.int64)
     inner = [lo + int(passing[lo:hi].argmin()) for lo, hi in pairwise(windows.tolist())]
-    return np.unique([*_phases(graph), *inner])
+    return np.unique(np.concatenate([_phases(graph), inner, asked]))
 
 
 def _bytes_read(graph: WorkloadGraph, positions: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -117,17 +189,20 @@ def _bytes_read(graph: WorkloadGraph, positions: NDArray[np.int64]) -> NDArray[n
     return read
 
 
-def _most_even(flops: NDArray[np.int64], phase_end: NDArray[np.int64], count: int) -> int:
-    """FLOPs of the heaviest run of the most even cut into at most `count` runs.
-
-    `flops` [M] are prefix sums; a run from position i ends at `phase_end` [M] of it at the latest.
-    """
-    low, high = int(np.diff(flops).max()), int(flops[-1])
+def _most_even(flops: NDArray[np.int64], phases: NDArray[np.int64], count: int) -> int:
+    """FLOPs of the heaviest run of the most even cut into at most `count` runs; `flops` [N + 1] are prefix sums."""
+    low, high = max(int(np.diff(flops).max()), -(-int(flops[-1]) // count)), int(flops[-1])
     while low < high:
         middle = (low + high) // 2
-        at, runs = 0, 0
-        while at < len(flops) - 1 and runs <= count:
-            reached = int(np.searchsorted(flops, flops[at] + middle, side="right")) - 1
-            at, runs = min(reached, int(phase_end[at])), runs + 1
-        low, high = (low, middle) if runs <= count else (middle + 1, high)
+        low, high = (low, middle) if len(_packed(flops, phases, middle)) <= count else (middle + 1, high)
     return low
+
+
+def _packed(flops: NDArray[np.int64], phases: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """First layers of the fewest runs of at most `limit` FLOPs: each takes as many layers of its phase as it can."""
+    starts, at = [], 0
+    while at < phases[-1]:
+        starts.append(at)
+        reached = int(np.searchsorted(flops, flops[at] + limit, side="right")) - 1
+        at = min(reached, int(phases[np.searchsorted(phases, at, side="right")]))
+    return np.array(starts)

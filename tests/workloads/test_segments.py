@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, pairwise
 
 import networkx as nx
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workloads.cuts import LIGHT_SHARE
 from workloads.errors import WorkloadError
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.models.htdemucs import HTDemucs
@@ -190,67 +188,6 @@ def test_a_tensor_counts_once_a_segment_and_its_slices_add_up() -> None:
     pairs = build_segments(replace(graph, layers=named), depth=1)
     assert pairs.segment_of_layer.tolist() == [0, 1, 1, 2, 2]
     assert pairs.edge_bytes.tolist() == [64, 96]
-
-
-def brute_force_cut(graph: WorkloadGraph, count: int, balance: float) -> tuple[int, float]:
-    """Least (light segments, bytes) over all cuts whose heaviest segment is within the limit."""
-    found = []
-    for cuts in combinations(range(1, len(graph.layers)), count - 1):
-        bounds = [0, *cuts, len(graph.layers)]
-        of = np.repeat(np.arange(count), np.diff(bounds))
-        flops = [sum(layer.flops for layer in graph.layers[a:b]) for a, b in pairwise(bounds)]
-        probe = SegmentGraph(
-            graph=graph, segments=(), segment_of_layer=of, edges=np.empty((0, 2)), edge_bytes=np.empty(0)
-        )
-        nbytes = sum(n for (u, k), n in segment_reads(probe).items() if of[u] != k)
-        found.append((max(flops), sum(f < LIGHT_SHARE * graph.flops / count for f in flops), nbytes))
-    limit = balance * min(heaviest for heaviest, _, _ in found)
-    return min((light, nbytes) for heaviest, light, nbytes in found if heaviest <= limit)
-
-
-def cut_cost(segments: SegmentGraph) -> tuple[int, float]:
-    light = segments.flops < LIGHT_SHARE * segments.graph.flops / len(segments)
-    return int(light.sum()), float(segments.edge_bytes.sum())
-
-
-@settings(max_examples=120, deadline=None)
-@given(graphs(), st.data(), st.sampled_from([1.0, 1.25, 2.0, 10.0]))
-def test_the_least_cut_equals_trying_every_cut(graph: WorkloadGraph, data: st.DataObject, balance: float) -> None:
-    count = data.draw(st.integers(1, len(graph.layers)))
-    segments = build_segments(graph, count=count, balance=balance)
-    assert len(segments) == count
-    assert cut_cost(segments) == brute_force_cut(graph, count, balance)
-
-
-@quick
-@given(graphs(largest=30), st.integers(1, 8))
-def test_the_least_cut_is_no_worse_than_equal_runs_at_their_balance(graph: WorkloadGraph, size: int) -> None:
-    even = build_segments(graph, segment_size=size)
-    most_even = build_segments(graph, count=len(even), balance=1.0).flops.max()
-    balance = max(1.0, even.flops.max() / most_even) if most_even else 1.0
-    least = build_segments(graph, count=len(even), balance=balance * (1 + 1e-12))
-    assert cut_cost(least) <= cut_cost(even)
-    assert least.flops.max() <= even.flops.max()
-
-
-def test_a_long_graph_is_cut_at_its_narrow_places() -> None:
-    """5,000 layers in a chain, where each 100th tensor is small: the reduced search still finds those."""
-    count = 5000
-    sizes = [8 if (i + 1) % 100 == 0 else 8000 for i in range(count)]
-    graph = WorkloadGraph(
-        name="chain",
-        layers=tuple(
-            Layer(name=str(i), operator="op", kind=OperatorKind.CONV, flops=10, output_bytes=size)
-            for i, size in enumerate(sizes)
-        ),
-        edges=np.stack([np.arange(count - 1), np.arange(1, count)], axis=1),
-        edge_bytes=np.array(sizes[:-1]),
-        parameters=0,
-        weight_bytes=0,
-    )
-    segments = build_segments(graph, count=5)
-    assert segments.edge_bytes.tolist() == [8.0] * 4
-    assert segments.flops.max() <= 1.25 * graph.flops / 5
 
 
 def rescaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> WorkloadGraph:
