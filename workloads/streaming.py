@@ -95,9 +95,10 @@ class OLA:
         self._ready = 0  # samples that no later frame changes
 
     def add(self, frames: Tensor) -> None:
-        """Add the next K frames [..., K, frame]; a single frame is [..., 1, frame]."""
-        if frames.dim() < 2 or frames.shape[-1] != self.frame:
-            raise WorkloadError(f"frames of shape {tuple(frames.shape)}", f"[..., K, {self.frame}]")
+        """Add the next K frames [..., K, frame], or a single one [frame]."""
+        if not frames.dim() or frames.shape[-1] != self.frame:
+            raise WorkloadError(f"frames of shape {tuple(frames.shape)}", f"[..., K, {self.frame}] or [{self.frame}]")
+        frames = frames[None] if frames.dim() == 1 else frames
         count = frames.shape[-2]
         if self.window is not None:
             window = self.window.to(frames)

@@ -98,7 +98,7 @@ def test_reading_hop_by_hop_gives_the_same() -> None:
     cutter, overlap, out = FrameCutter(320, 160), OLA(320, 160, hann(320)), []
     cutter.push(signal)
     for frame in cutter.pull().unbind(0):
-        overlap.add(frame[None])
+        overlap.add(frame)
         out.append(overlap.read(160))
     out.append(overlap.flush())
     torch.testing.assert_close(torch.cat(out), signal)
@@ -216,6 +216,7 @@ def test_the_latency_of_the_specification() -> None:
         (lambda: OLA(10, 5, torch.ones(9)), r"window of shape \(9,\)"),
         (lambda: OLA(10, 5, torch.hann_window(10)), "least weight 0"),
         (lambda: OLA(10, 5).add(torch.zeros(9)), r"frames of shape \(9,\)"),
+        (lambda: OLA(10, 5).add(torch.tensor(1.0)), r"frames of shape \(\)"),
         (lambda: OLA(10, 5).read(), "no stream yet"),
         (lambda: OLA(10, 5).flush(), "no stream yet"),
         (lambda: FrameCutter(10, 5).pull(), "no stream yet"),
