@@ -12,9 +12,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.attention import attention_layers
 from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
 from workloads.errors import WorkloadError
-from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.graph import WorkloadGraph
 from workloads.resized import scaled
 from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
 
@@ -220,31 +221,6 @@ def mark_fine_splittable_segments(segments: SegmentGraph, cfg: Mapping[str, Any]
             for segment in segments
         ),
     )
-
-
-def attention_layers(graph: WorkloadGraph) -> NDArray[np.bool_]:
-    """Which layers [N] belong to attention.
-
-    Those of kind ATTENTION, and all layers called in or under a module that calls such a kernel, or calls both a
-    softmax and a product of two activations: the projections of queries, keys, values and of the output. The model
-    itself is no such module; there the kernels alone count.
-    """
-    kinds: dict[str, set[OperatorKind]] = {}
-    for layer in graph.layers:
-        kinds.setdefault(layer.module, set()).add(layer.kind)
-    modules = {
-        module
-        for module, called in kinds.items()
-        if module and (OperatorKind.ATTENTION in called or called >= {OperatorKind.SOFTMAX, OperatorKind.MATMUL})
-    }
-
-    def inside(layer: Layer) -> bool:
-        parts = layer.module.split(".")
-        return layer.kind is OperatorKind.ATTENTION or any(
-            ".".join(parts[:length]) in modules for length in range(1, len(parts) + 1)
-        )
-
-    return np.array([inside(layer) for layer in graph.layers], np.bool_)
 
 
 def _traced_float_bytes(graph: WorkloadGraph) -> int:

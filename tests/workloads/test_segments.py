@@ -11,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workloads.attention import attention_layers
 from workloads.errors import WorkloadError
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.models.htdemucs import HTDemucs
 from workloads.models.resnet import ResNet
 from workloads.models.vit import ViT
-from workloads.segments import SegmentGraph, attention_layers, build_segments, mark_fine_splittable_segments
+from workloads.segments import SegmentGraph, build_segments, mark_fine_splittable_segments
 from workloads.trace import trace
 
 quick = settings(max_examples=40, deadline=None)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.attention import attention_layers
 from workloads.graph import Layer, WorkloadGraph
 from workloads.memory import PeakMemory, live_activation_bytes, peak_memory
-from workloads.segments import attention_layers
 from workloads.totals import heaviest_modules
 
 Bound = Literal["compute", "bandwidth", "activation memory", "weight storage", "latency"]
