@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workloads.operators import count_operator
     from workloads.scaling import Family, at_precision, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
+    from workloads.streaming import OLA, FrameCutter, StreamingSeparator
     from workloads.trace import trace
     from workloads.training_step import trace_training
 
@@ -31,13 +32,16 @@ _HOME = {
     "Count": "calls",
     "Entry": "catalog",
     "Family": "scaling",
+    "FrameCutter": "streaming",
     "GrowthPoint": "growth",
     "Layer": "graph",
+    "OLA": "streaming",
     "OperatorKind": "graph",
     "PeakMemory": "memory",
     "Reference": "catalog",
     "Segment": "segments",
     "SegmentGraph": "segments",
+    "StreamingSeparator": "streaming",
     "WorkloadError": "errors",
     "WorkloadGraph": "graph",
     "advise": "advice",
@@ -66,13 +70,16 @@ __all__ = [
     "Count",
     "Entry",
     "Family",
+    "FrameCutter",
     "GrowthPoint",
     "Layer",
+    "OLA",
     "OperatorKind",
     "PeakMemory",
     "Reference",
     "Segment",
     "SegmentGraph",
+    "StreamingSeparator",
     "WorkloadError",
     "WorkloadGraph",
     "advise",
