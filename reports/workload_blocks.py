@@ -24,6 +24,9 @@ from reports.records import Claim, GrowthPoint, Total, Workload
 
 SHOWN_MODULES = 14
 
+DIFFERENCES = {"flops": "FLOPs", "output_shape": "output"}
+"""Field of a claim -> what a reader calls it."""
+
 
 def summary_blocks(workload: Workload) -> list[Block]:
     """What the workload is, in a sentence or two, and its totals."""
@@ -54,9 +57,7 @@ def summary_blocks(workload: Workload) -> list[Block]:
         if figure.traced is not None and not _agrees(figure.value, figure.traced)
     ]
     if workload.reference:
-        agreeing = len(workload.reference) - len(differing)
-        text = f"{number(agreeing)} of {count(len(workload.reference), 'published figure')} agree"
-        sentences.append(text + ("; why the others differ stands beside them." if differing else "."))
+        sentences.append(_agreement(len(workload.reference), len(differing)))
     facts = [
         Fact(label="Parameters", value=number(None if workload.parameters is None else int(workload.parameters))),
         Fact(label="Multiply-accumulates", value=prefixed(workload.macs, "MACs")),
@@ -77,6 +78,15 @@ def summary_blocks(workload: Workload) -> list[Block]:
 
 def _agrees(value: float, traced: float) -> bool:
     return abs(traced - value) <= 1e-3 * abs(value)
+
+
+def _agreement(figures: int, differing: int) -> str:
+    published = count(figures, "published figure")
+    if not differing:
+        return f"It has the {published}."
+    if differing == figures:
+        return f"It differs from the {published}; why stands beside {'it' if figures == 1 else 'them'}."
+    return f"It has {number(figures - differing)} of {published}; why the others differ stands beside them."
 
 
 def advice_blocks(workload: Workload) -> list[Block]:
@@ -229,14 +239,20 @@ def growth_blocks(workload: Workload) -> list[Block]:
     drawn = {name: _curve(points) for name, points in curves.items() if len(points) > 1}
     if not drawn:
         return []
-    sentences = [
-        f"{name}: from {number(curve.seconds[-2])} to {number(curve.seconds[-1])} s FLOPs grow as the length to the "
-        f"power {number(_slope(curve.seconds, curve.gflops))}, peak memory to the power "
-        f"{number(_slope(curve.seconds, curve.peak_mb))}"
-        for name, curve in drawn.items()
-    ]
+    sentences = []
+    for name, curve in drawn.items():
+        low, high = (number(end) for end in curve.seconds[-2:])
+        words = (
+            f"{name}: from {low} to {high} s FLOPs grow as the length to the power "
+            f"{number(_slope(curve.seconds, curve.flops))}, peak memory to the power "
+            f"{number(_slope(curve.seconds, curve.peak_bytes))}"
+        )
+        if curve.peak_with_scores_bytes and curve.peak_with_scores_bytes != curve.peak_bytes:
+            power = number(_slope(curve.seconds, curve.peak_with_scores_bytes))
+            words += f", to the power {power} where attention stores its scores"
+        sentences.append(words)
     caption = "FLOPs and peak memory (weights and live tensors) against seconds of signal, all axes logarithmic."
-    if any(curve.peak_with_scores_mb for curve in drawn.values()):
+    if any(curve.peak_with_scores_bytes for curve in drawn.values()):
         caption += " Dashed: the peak where softmax attention stores its scores."
     rows = [
         Row(
@@ -261,9 +277,9 @@ def _curve(points: Sequence[GrowthPoint]) -> GrowthCurve:
     scores = [point.peak_bytes_with_scores for point in points]
     return GrowthCurve(
         seconds=[point.seconds for point in points],
-        gflops=[point.flops / 1e9 for point in points],
-        peak_mb=[point.peak_bytes / 1e6 for point in points],
-        peak_with_scores_mb=[size / 1e6 for size in scores if size is not None] if None not in scores else [],
+        flops=[point.flops for point in points],
+        peak_bytes=[point.peak_bytes for point in points],
+        peak_with_scores_bytes=[size for size in scores if size is not None] if None not in scores else [],
     )
 
 
@@ -283,23 +299,24 @@ def specification_blocks(workload: Workload) -> list[Block]:
     rows = []
     for row in table.rows:
         built = row.built or Claim()
-        cells = [text_cell(row.part), text_cell(row.claim), text_cell(_shape(row.claimed)), text_cell(_shape(built))]
+        cells = [text_cell(row.part), text_cell(row.claim), text_cell(_output(row.claimed, built, row.differs))]
         cells += _figures(row.claimed, built)
-        differs = listed(row.differs) if row.built else "not built"
+        differs = listed([DIFFERENCES.get(key, key) for key in row.differs]) if row.built else "not built"
         rows.append(Row(cells=[*cells, text_cell(differs)]))
-    empty = [text_cell("")] * 3
+    empty = [text_cell("")] * 2
     sums = [(f"All {name}", group.claimed, group.built) for name, group in table.groups.items()]
-    sums += [("All rows, added up", table.sums, Claim()), ("The totals it prints", table.total, Claim())]
-    sums += [("Built, whole", Claim(), table.built_total)]
+    sums += [("All rows", table.sums, Claim()), ("Its own totals", table.total, Claim())]
+    sums += [("All built", Claim(), table.built_total)]
     for name, claimed, built in sums:
         rows.append(Row(cells=[text_cell(name), *empty, *_figures(claimed, built), text_cell("")], mark="Σ"))
-    columns = ["Part", "Claim", "Claimed output", "Built output", "Claimed parameters", "Built parameters"]
-    columns += ["Claimed FLOPs", "Built, by its rule", "Built, as it runs", "Differs in"]
-    caption = (
-        "What the specification claims part by part, and what is built; FLOPs by the specification's own rule, and as "
-        "they run."
-    )
+    columns = ["Part", "Claim", "Output", "Claimed parameters", "Built parameters", "Claimed FLOPs"]
+    columns += ["Built, by its rule", "Built, as run", "Differs in"]
+    caption = "What the specification claims part by part, and what is built."
     stated = [at for at in range(len(columns)) if any(row.cells[at].text not in ("", MISSING) for row in rows)]
+    if any(row.claimed.flops is not None for row in table.rows):
+        caption += " FLOPs by the specification's own rule, and as they run."
+    else:
+        stated.remove(columns.index("Built, by its rule"))
     kept = [Row(cells=[row.cells[at] for at in stated], mark=row.mark) for row in rows]
     blocks.append(Table(columns=[columns[at] for at in stated], rows=kept, caption=caption))
     if table.note:
@@ -310,8 +327,12 @@ def specification_blocks(workload: Workload) -> list[Block]:
     return blocks
 
 
-def _shape(claim: Claim) -> str:
-    return "×".join(map(str, claim.output_shape or ()))
+def _output(claimed: Claim, built: Claim, differs: Sequence[str]) -> str:
+    """The claimed shape; the built one beside it where it differs, or alone where none is claimed."""
+    shapes = ["×".join(map(str, claim.output_shape or ())) for claim in (claimed, built)]
+    if not shapes[0]:
+        return shapes[1]
+    return f"{shapes[0]}, built {shapes[1]}" if "output_shape" in differs else shapes[0]
 
 
 def _figures(claimed: Claim, built: Claim) -> list[Cell]:

@@ -110,8 +110,11 @@ def draw_live(info: LivePlot) -> Markup:
         peak = int(total.argmax())
         axes.plot([at[peak]], [total[peak]], marker="o", color=ACCENT, markersize=6, linestyle="", label="peak")
         side = "left" if peak < 0.6 * len(at) else "right"
-        note = f"  {prefixed(total[peak] * 1e6, 'B')} at layer {at[peak]:,}  "
-        axes.annotate(note, (at[peak], total[peak]), ha=side, va="bottom", color=INK)
+        note = f"{prefixed(total[peak] * 1e6, 'B')} at layer {at[peak]:,}"
+        beside = (8 if side == "left" else -8, 2)
+        axes.annotate(
+            note, (at[peak], total[peak]), beside, textcoords="offset points", ha=side, va="bottom", color=INK
+        )
         axes.set_xlim(1, max(at[-1], 2))
         axes.set_ylim(0, 1.15 * total.max() or 1.0)
         axes.set_xlabel("layer, in program order")
@@ -125,9 +128,9 @@ class GrowthCurve:
     """One model over lengths of signal, ascending."""
 
     seconds: Sequence[float]
-    gflops: Sequence[float]
-    peak_mb: Sequence[float]
-    peak_with_scores_mb: Sequence[float]  # empty where not known
+    flops: Sequence[float]
+    peak_bytes: Sequence[float]
+    peak_with_scores_bytes: Sequence[float]  # empty where not known
 
 
 def draw_growth(curves: Mapping[str, GrowthCurve]) -> Markup:
@@ -137,14 +140,14 @@ def draw_growth(curves: Mapping[str, GrowthCurve]) -> Markup:
         left, right = figure.subplots(1, 2)
         for index, (name, curve) in enumerate(curves.items()):
             style = {"color": series(index), "marker": "o", "markersize": 3}
-            left.plot(curve.seconds, curve.gflops, label=name, **style)
-            right.plot(curve.seconds, curve.peak_mb, **style)
-            if curve.peak_with_scores_mb:
-                right.plot(curve.seconds, curve.peak_with_scores_mb, color=series(index), linestyle=(0, (4, 2)))
+            left.plot(curve.seconds, curve.flops, label=name, **style)
+            right.plot(curve.seconds, curve.peak_bytes, **style)
+            if curve.peak_with_scores_bytes:
+                right.plot(curve.seconds, curve.peak_with_scores_bytes, color=series(index), linestyle=(0, (4, 2)))
         seconds = [value for curve in curves.values() for value in curve.seconds]
-        gflops = [value for curve in curves.values() for value in curve.gflops]
-        peaks = [v for curve in curves.values() for v in (*curve.peak_mb, *curve.peak_with_scores_mb)]
-        for axes, values, label in ((left, gflops, "GFLOPs"), (right, peaks, "peak memory [MB]")):
+        flops = [value for curve in curves.values() for value in curve.flops]
+        peaks = [value for curve in curves.values() for value in (*curve.peak_bytes, *curve.peak_with_scores_bytes)]
+        for axes, values, label in ((left, flops, "FLOPs"), (right, peaks, "peak memory [B]")):
             log_axis(axes, "x", min(seconds), max(seconds))
             log_axis(axes, "y", min(values), max(values))
             axes.set_xlabel("length of the input [s]")

@@ -183,3 +183,44 @@ def test_a_training_step_says_what_its_memory_holds() -> None:
     assert "One training step (forward, backward, Adam) of resnet18" in page.text
     for part in ("gradients", "optimiser state", "backward", "optimizer"):
         assert part in page.text
+
+
+def test_growth_with_stored_scores_has_a_power_of_its_own(described: dict[str, Any]) -> None:
+    def point(seconds: float, scores: float) -> dict[str, Any]:
+        return {
+            "name": "a",
+            "seconds": seconds,
+            "flops": seconds,
+            "peak_bytes": seconds,
+            "peak_bytes_with_scores": scores,
+        }
+
+    both = {}
+    for name, power in (("linear", 1), ("square", 2)):
+        growth = [point(s, s**power) for s in (1.0, 10.0, 100.0)]
+        both[name] = Elements(render_workload(described | {"growth": growth})).text
+    assert "to the power 2.00 where attention stores its scores" in both["square"]
+    assert "stores its scores" not in both["linear"].split("Dashed")[0]
+
+
+@pytest.mark.parametrize(
+    ("traced", "words"),
+    [
+        ((100, 100), "It has the 2 published figures."),
+        ((100, 90), "It has 1 of 2 published figures; why the other"),
+        ((80, 90), "It differs from the 2 published figures; why stands beside them."),
+    ],
+)
+def test_the_summary_says_how_many_figures_agree(
+    described: dict[str, Any], traced: tuple[int, int], words: str
+) -> None:
+    figures = [{"quantity": "macs", "value": 100, "traced": value, "source": "a paper"} for value in traced]
+    assert words in Elements(render_workload(described | {"reference": figures})).text
+
+
+def test_a_specification_without_flops_by_part_has_no_rule_to_count_by(described: dict[str, Any]) -> None:
+    assert "Built, by its rule" in Elements(render_workload(described)).text
+    silent = copy.deepcopy(described)
+    for row in silent["specification"]["rows"]:
+        row["claimed"]["flops"] = None
+    assert "Built, by its rule" not in Elements(render_workload(silent)).text
