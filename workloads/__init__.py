@@ -65,6 +65,7 @@ _HOME = {
 }
 
 __all__ = [
+    "OLA",
     "Advice",
     "Call",
     "Count",
@@ -73,7 +74,6 @@ __all__ = [
     "FrameCutter",
     "GrowthPoint",
     "Layer",
-    "OLA",
     "OperatorKind",
     "PeakMemory",
     "Reference",
