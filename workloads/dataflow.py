@@ -40,7 +40,14 @@ from workloads.values import (
 BODIES = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled", "invoke_subgraph", "tag_activation_checkpoint"})
 """Higher-order operators whose body runs once, in place."""
 
-OVERWRITES = frozenset({"copy", "fill", "zero", "uniform", "normal", "random"})
+DENSE_HINT = (
+    "write it with dense tensors: a batch dimension instead of vmap, padding instead of nesting; of a function, not of "
+    "its derivative (--mode train traces a training step)"
+)
+
+OVERWRITES = frozenset(
+    ["copy", "fill", "zero", "uniform", "normal", "random", "exponential", "geometric", "cauchy", "log_normal"]
+)
 """In-place operators that do not read what they write."""
 
 
@@ -277,14 +284,24 @@ def _name(target: Any) -> str:
 def _check_dense(node: fx.Node, outer: tuple[str, str]) -> None:
     """Raise WorkloadError where a node makes tensors without a memory layout of their own: counts would be wrong."""
     for tensor in tensors_in(node.meta.get("val")):
-        batched = torch._C._functorch.is_batchedtensor(tensor)
-        if batched or tensor.is_nested or tensor.layout is not torch.strided:
-            kind = "of torch.vmap" if batched else "nested" if tensor.is_nested else f"of {tensor.layout}"
-            raise WorkloadError(
-                f"{_name(node.target)} {_place(node, outer)} makes a tensor {kind}, whose work and bytes cannot be "
-                "counted",
-                "write it with dense tensors: a batch dimension instead of vmap, padding instead of nesting",
+        if kind := _without_layout(tensor):
+            what = (
+                f"the input or weight {node.target} is"
+                if node.op == "placeholder"
+                else (f"{_name(node.target)} {_place(node, outer)} makes")
             )
+            raise WorkloadError(f"{what} a tensor {kind}, whose work and bytes cannot be counted", DENSE_HINT)
+
+
+def _without_layout(tensor: torch.Tensor) -> str:
+    """Return in words what hides a tensor's memory layout, empty where nothing does."""
+    if torch._C._functorch.is_batchedtensor(tensor):
+        return "of torch.vmap"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "of torch.func"
+    if tensor.is_nested:
+        return "nested"
+    return "" if tensor.layout is torch.strided else f"of {tensor.layout}"
 
 
 def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
@@ -351,6 +368,8 @@ def _placeholders(program: ExportedProgram) -> tuple[list[Any], tuple[tuple[int,
             values.append(view_of(tensor, Storage(size)))
             continue
         target = str(spec.target)
+        if target in held and (kind := _without_layout(held[target])):
+            raise WorkloadError(f"{target} is a tensor {kind}, whose work and bytes cannot be counted", DENSE_HINT)
         key = identity(held[target]) if target in held else target
         trainable = spec.kind == InputKind.PARAMETER
         storage = storages.setdefault(key, Storage(size, weight=target, trainable=trainable))

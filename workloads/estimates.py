@@ -46,9 +46,8 @@ def per_input(kind: OperatorKind, per_element: int) -> Rule:
 
 
 def _sorting(call: Call) -> Count:
-    x = call.tensors[0]
-    dim = int(call.arguments.get("dim", -1) or 0)
-    length = x.shape[dim] if x.shape else 1
+    x, dim = call.tensors[0], call.arguments.get("dim")
+    length = x.shape[dim] if isinstance(dim, int) and x.shape else x.numel  # along no dimension: of all elements
     depth = math.log2(max(2, min(length, int(call.arguments.get("k") or length))))
     return estimate(OperatorKind.REDUCTION, x.numel * depth, "n log2(k), k kept of n")
 
@@ -58,6 +57,24 @@ def _window_pool(call: Call) -> Count:
     sizes = [kernel] if isinstance(kernel, int) else list(kernel)
     taps = math.prod(sizes) ** (spatial if len(sizes) == 1 else 1)
     return estimate(OperatorKind.POOL, taps * call.output.numel, "kernel size per output element")
+
+
+def _antialiased(radius: int) -> Rule:
+    """Return the rule of a resampling filter, an axis at a time, that widens as the image shrinks."""
+
+    def rule(call: Call) -> Count:
+        (*_, rows, columns), (*_, new_rows, new_columns) = call.tensors[0].shape, call.output.shape
+        images = call.output.numel // max(new_rows * new_columns, 1)
+        across, down = (math.ceil(2 * radius * max(1.0, a / b)) for a, b in ((columns, new_columns), (rows, new_rows)))
+        flops = 2 * images * new_columns * (rows * across + new_rows * down)
+        return estimate(OperatorKind.OTHER, flops, "2 per tap, columns then rows")
+
+    return rule
+
+
+def _affine_grid(call: Call) -> Count:
+    work = 2 * call.tensors[0].shape[-1] * call.output.numel
+    return estimate(OperatorKind.OTHER, work, "2 (d + 1) per coordinate")
 
 
 def transform_flops(length: int) -> float:
@@ -102,7 +119,7 @@ def _embedding_bag(call: Call) -> Count:
 
 
 def _cdist(call: Call) -> Count:
-    width = call.tensor("x1").shape[-1]
+    width = call.tensors[0].shape[-1]
     return estimate(OperatorKind.OTHER, 3 * width * call.output.numel, "3 d per pair")
 
 
@@ -116,6 +133,7 @@ ESTIMATES: dict[str, Rule] = {
     **named("rms_norm _fused_rms_norm", per_input(OperatorKind.NORM, 4)),
     # maximum, subtract, exp, sum, divide
     **named("softmax _softmax log_softmax _log_softmax _safe_softmax", per_input(OperatorKind.SOFTMAX, 5)),
+    **named("special_softmax special_log_softmax", per_input(OperatorKind.SOFTMAX, 5)),
     **named(
         "relu neg abs sign floor ceil round trunc sqrt rsqrt exp log sin cos tanh erf add sub mul div", elementwise()
     ),
@@ -128,39 +146,61 @@ ESTIMATES: dict[str, Rule] = {
     **named("absolute negative subtract multiply divide true_divide floor_divide greater less", elementwise()),
     **named("greater_equal less_equal not_equal isclose kron addr ger diff fix arctan2", elementwise()),
     **named("_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d", elementwise()),
-    **named("cross rand rand_like randn randn_like randint", elementwise()),
-    **named("bernoulli normal uniform linspace logspace", elementwise()),
+    **named("arccos arccosh arcsin arcsinh arctan arctanh special_erf special_erfc special_erfinv", elementwise()),
+    **named("special_exp2 special_expm1 special_log1p special_round special_digamma special_psi", elementwise()),
+    **named("special_gammaln special_polygamma special_i0 heaviside gcd lcm", elementwise()),
+    **named("cross linalg_cross rand rand_like randn randn_like randint randint_like randperm", elementwise()),
+    **named("bernoulli normal uniform random exponential geometric cauchy log_normal poisson", elementwise()),
+    **named("linspace logspace fft_fftfreq fft_rfftfreq", elementwise()),
+    **named("xlogy special_xlogy", elementwise(2)),
+    **named("special_ndtr special_sinc", elementwise(3)),
     **named("hann_window hamming_window blackman_window kaiser_window", elementwise(4)),
     **named("addcmul addcdiv lerp elu selu celu hardsigmoid", elementwise(3)),
     **named("sigmoid softplus hardswish log_sigmoid logit logaddexp logaddexp2", elementwise(4)),
+    **named("special_expit special_logit", elementwise(4)),
+    # divide, round, add, clamp; subtract, multiply
+    **named("fake_quantize_per_tensor_affine fake_quantize_per_channel_affine", elementwise(6)),
+    **named("_fake_quantize_learnable_per_tensor_affine", elementwise(6)),
+    **named("_fake_quantize_learnable_per_channel_affine", elementwise(6)),
     **named("silu gelu glu mish", elementwise(5)),  # gelu: x/2 (1 + erf(x / sqrt 2)); silu: x / (1 + exp(-x))
     **named("dropout feature_dropout alpha_dropout", elementwise(2)),  # only where it is active in evaluation
     **named("upsample_nearest1d upsample_nearest3d", elementwise()),
     **named("upsample_linear1d", elementwise(3)),
     **named("upsample_trilinear3d", elementwise(15)),
     **named("upsample_bicubic2d", elementwise(32)),  # 16 taps, a product and a sum each
-    **named("sum mean prod max min amax amin aminmax argmax argmin any all nansum", reduction(1)),
+    "_upsample_bilinear2d_aa": _antialiased(1),
+    "_upsample_bicubic2d_aa": _antialiased(2),
+    "affine_grid_generator": _affine_grid,
+    **named("sum mean prod max min amax amin aminmax argmax argmin any all nansum nanmean", reduction(1)),
     **named("cumsum cumprod cummax cummin count_nonzero trace bincount histc", reduction(1)),
     **named("norm linalg_vector_norm frobenius_norm", reduction(2)),
-    **named("logsumexp logcumsumexp", reduction(4)),
+    **named("multinomial", reduction(2)),  # sum, draw
+    **named("dist trapezoid trapz cumulative_trapezoid", reduction(3)),
+    **named("logsumexp special_logsumexp logcumsumexp", reduction(4)),
+    **named("pairwise_distance", reduction(4)),  # subtract, add eps, square, sum
     **named("var std var_mean std_mean", reduction(4)),  # sum; subtract, square, sum
     **named("cosine_similarity", reduction(6)),
     **named("_weight_norm", reduction(4)),  # square, sum; divide, scale
     **named("mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy", reduction(3)),
+    **named("hinge_embedding_loss soft_margin_loss margin_ranking_loss poisson_nll_loss", reduction(4)),
+    **named("cosine_embedding_loss", reduction(6)),
+    **named("triplet_margin_loss", reduction(8)),  # two distances
     **named("nll_loss nll_loss_nd", reduction(1)),
     **named("cross_entropy_loss", reduction(6)),  # log-softmax, product
-    **named("scatter_add scatter_reduce index_add index_reduce", reduction(1)),
+    **named("scatter_add scatter_reduce index_add index_reduce segment_reduce", reduction(1)),
     **named("embedding_bag _embedding_bag", _embedding_bag),
     **named("col2im", reduction(1)),
-    **named("sort argsort topk kthvalue median nanmedian mode unique_dim", _sorting),
+    **named("sort msort argsort topk kthvalue median nanmedian quantile nanquantile mode unique_dim", _sorting),
     **named("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d", _window_pool),
+    **named("fractional_max_pool2d fractional_max_pool3d", _window_pool),
     **named("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", _window_pool),
     **named("adaptive_avg_pool1d adaptive_avg_pool3d adaptive_max_pool1d", per_input(OperatorKind.POOL, 1)),
     **named("adaptive_max_pool2d adaptive_max_pool3d", per_input(OperatorKind.POOL, 1)),
     **named("fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", _fft),
     **named("fft_fftn fft_ifftn fft_rfftn fft_irfftn _fft_r2c _fft_c2r _fft_c2c", _fft),
+    **named("fft_hfft2 fft_ihfft2 fft_hfftn fft_ihfftn", _fft),
     "stft": _stft,
     "istft": _istft,
-    **named("cdist _cdist_forward", _cdist),
+    **named("cdist _cdist_forward pdist _pdist_forward", _cdist),
 }
 """Operator name -> rule. An element-wise operator that is not here costs one operation an element."""

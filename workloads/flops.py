@@ -121,6 +121,13 @@ def _grouped_mm(call: Call) -> Count:
     return _complex(call, product_kind(call), "handle", macs, "rows k n, each row meets one group")
 
 
+def _matrix_power(call: Call) -> Count:
+    """Squarings, and a product for each further bit of the exponent."""
+    exponent, x = abs(int(call.arguments["n"])), call.tensor("self")
+    products = max(exponent.bit_length() - 1, 0) + max(exponent.bit_count() - 1, 0)
+    return _complex(call, product_kind(call), "handle", products * x.numel * x.shape[-1], "n³ a product, by squaring")
+
+
 def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
     """Multiply-accumulates of `torch.einsum`, which contracts its operands from left to right, two at a time.
 
@@ -243,7 +250,10 @@ RULES: dict[str, Rule] = {
     "matmul": _matmul("self", "other"),
     "mm": _matmul("self", "mat2"),
     "bmm": _matmul("self", "mat2"),
-    "_int_mm": _matmul("self", "mat2"),
+    "linalg_matmul": _matmul("self", "other"),
+    **named("_int_mm _scaled_mm _weight_int8pack_mm _weight_int4pack_mm", _matmul("self", "mat2")),
+    "_weight_int4pack_mm_for_cpu": _matmul("self", "mat2"),
+    **named("matrix_power linalg_matrix_power", _matrix_power),
     "addmm": _matmul("mat1", "mat2"),
     "baddbmm": _matmul("batch1", "batch2"),
     "addmv": _matmul("mat", "vec"),
@@ -282,6 +292,7 @@ RULES: dict[str, Rule] = {
     **named("replication_pad2d replication_pad3d _pad_circular _pad_enum im2col unfold pixel_shuffle", moved()),
     **named("pixel_unshuffle channel_shuffle index index_select", moved()),
     **named("index_copy index_fill gather take", moved()),
+    **named("put pad_sequence max_unpool2d max_unpool3d nonzero_static", moved()),
     **named("take_along_dim scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter", moved()),
     **named(
         "masked_select masked_scatter nonzero one_hot repeat repeat_interleave tile roll flip fliplr flipud", moved()

@@ -39,7 +39,7 @@ def _solve(factor: float, words: str) -> Rule:
 
     def rule(call: Call) -> Count:
         matrix, right = (call.tensors[0], call.tensors[1])
-        if call.operator in ("triangular_solve", "cholesky_solve"):  # these name the right-hand side first
+        if call.operator in ("triangular_solve", "cholesky_solve", "lu_solve"):  # these name the right-hand side first
             matrix, right = right, matrix
         n, real = matrix.shape[-1], 4 if matrix.is_complex else 1
         sides = right.numel // n
@@ -79,6 +79,6 @@ LINEAR_ALGEBRA: dict[str, Rule] = {
     **named("matrix_exp linalg_matrix_exp", _each(lambda m, n: 10 * n**3, "10n³, no squarings")),
     **named("linalg_solve linalg_solve_ex _linalg_solve_ex", _solve(2 / 3, "2n³/3 a matrix, 2n² a right-hand side")),
     **named("linalg_solve_triangular triangular_solve", _solve(0, "n² a right-hand side")),
-    **named("cholesky_solve linalg_lu_solve", _solve(0, "2n² a right-hand side")),
+    **named("cholesky_solve lu_solve linalg_lu_solve", _solve(0, "2n² a right-hand side")),
 }
 """Operator name -> rule."""

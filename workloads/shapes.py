@@ -68,10 +68,9 @@ def _product(call: Call) -> dict[str, int]:
         x, weight = call.tensor("input"), call.tensor("weight")
         k = x.shape[-1]
         return {"batch": 1, "m": x.numel // max(k, 1), "n": math.prod(weight.shape[:-1]), "k": k}
-    matrices = [t for t in call.tensors if len(t.shape) >= 1][-2:]
     grouped = "grouped_mm" in call.operator
-    if grouped:
-        matrices = call.tensors[:2]
+    named_first = grouped or call.operator.startswith(("_scaled", "_weight"))  # scales and offsets follow
+    matrices = call.tensors[:2] if named_first else [t for t in call.tensors if len(t.shape) >= 1][-2:]
     out, left = call.output, matrices[0]
     m = out.shape[-2] if len(out.shape) >= 2 else 1
     n = out.shape[-1] if out.shape else 1

@@ -1,5 +1,7 @@
 """Networks that nobody named, one of each kind: no operator refused, MACs as by hand, every edge forward and real."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
+import workloads
 from tests.workloads.tracing_help import Call, matrix_macs, producers, torch_total, trace
 from workloads import OperatorKind, WorkloadError
 
@@ -324,6 +327,77 @@ def test_a_network_that_nobody_named_is_counted_whole(name):
     for index, layer in enumerate(graph.layers):
         flowing_through = layer.output_bytes if layer.operator.split(".")[1].endswith("_") else 0
         assert read.get(index, 0) <= layer.input_bytes + flowing_through, layer.name
+
+
+@dataclass(slots=True)
+class Answer:
+    states: object
+    own: object = None
+
+
+class Cached(nn.Module):
+    """Returns objects of classes that nobody registered: a cache, and a distribution whose parameters are checked."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.linear(x)
+        answer = Answer([{"keys": y}])
+        answer.own = answer
+        return {"cache": answer, "law": torch.distributions.Normal(y, y.exp())}, x
+
+
+def test_a_model_may_return_objects_of_any_class():
+    module = Cached()
+    graph = trace(module, torch.randn(3, 4))
+    assert [layer.operator for layer in graph.layers][:2] == ["aten.linear.default", "aten.exp.default"]
+    assert not module._forward_hooks
+    assert torch.distributions.Distribution._validate_args
+
+
+def with_sparse_buffer():
+    module = Call(lambda x: x)
+    module.register_buffer("adjacency", torch.eye(4).to_sparse())
+    module.function = lambda x: module.adjacency @ x
+    return module
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
+
+
+HIDDEN = {  # what hides its operators or its shapes: module, message, hint
+    "sparse weight": (with_sparse_buffer, "adjacency is a tensor of torch.sparse_coo", "dense"),
+    "scripted": (lambda: torch.jit.script(nn.ReLU()), "a TorchScript module cannot be traced", "before torch.jit"),
+    "scripted within": (lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4))), "holds TorchScript", "before"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(4)), "0.weight has no shape yet", "call it once"),
+    "quantised": (quantised, "quantised weights", "before quantisation"),
+    "derivative": (lambda: Call(torch.func.grad(lambda x: x.sum())), "torch.func", "--mode train"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.filterwarnings("ignore")
+def test_what_hides_its_operators_is_refused_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHIPFRONT_CACHE", str(tmp_path))
+    factory, message, hint = HIDDEN[name]
+    for cache in (False, True):  # the key in the cache is made before the trace
+        with pytest.raises(WorkloadError, match=message) as caught:
+            workloads.trace(factory(), torch.randn(4, 4), cache=cache)
+        assert hint in caught.value.hint
+
+
+def test_an_argument_of_a_class_that_torch_does_not_know_is_named():
+    with pytest.raises(WorkloadError, match=r"an argument is a .*Answer") as caught:
+        trace(Call(lambda answer: answer.states), Answer(torch.randn(2)))
+    assert "register_dataclass" in caught.value.hint
+
+
+def test_the_module_of_an_exported_program_is_a_module():
+    program = torch.export.export(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (torch.randn(2, 4),))
+    assert matrix_macs(trace(program.module(), torch.randn(2, 4))) == 32
 
 
 def test_a_packed_sequence_is_refused_with_its_line_and_what_to_write():

@@ -128,6 +128,13 @@ def test_a_network_of_transformers_is_counted_as_by_hand(name):
     assert graph.parameters == sum(p.numel() for p in module.parameters())
 
 
+def test_a_language_model_keeps_its_cache_of_keys_and_values():
+    """transformers returns the cache unless it is told not to; it is no work."""
+    kind, settings, inputs, macs, _ = NETS["Llama"]
+    module = getattr(transformers, kind)(transformers.LlamaConfig(**settings | {"use_cache": True}))
+    assert matrix_macs(trace(module, example_kwargs=inputs)) == macs
+
+
 def test_a_saved_network_of_transformers_is_the_same_graph(tmp_path):
     kind, settings, inputs, *_ = NETS["Llama"]
     module = getattr(transformers, kind)(transformers.LlamaConfig(**settings, tie_word_embeddings=True)).eval()

@@ -108,6 +108,18 @@ def test_pooling_reads_its_window():
     assert count(call("avg_pool3d", [(1, 1, 2, 2, 2)], self=torch.Size([1, 1, 4, 4, 4]), kernel_size=[2])).flops == 64
 
 
+def test_a_resampling_filter_has_more_taps_where_the_image_shrinks():
+    """As Pillow and torch: columns first, of all rows; a triangle covers two pixels of the coarser grid."""
+    found = count(call("_upsample_bilinear2d_aa", [(1, 3, 4, 8)], input=torch.Size([1, 3, 16, 4])))
+    assert found.flops == 2 * 3 * 8 * (16 * 2 + 4 * 2 * 4)
+
+
+def test_sorting_along_no_dimension_sorts_all():
+    shape = torch.Size([4, 16])
+    assert count(call("median", [()], self=shape)).flops == 64 * 6
+    assert count(call("sort", [shape], self=shape, dim=-1)).flops == 64 * 4
+
+
 def test_norm_of_six_dimensions_falls_back_to_an_estimate():
     shape = torch.Size([1, 2, 2, 2, 2, 3])
     found = count(call("layer_norm", [shape], input=shape, normalized_shape=[3], weight=torch.Size([3])))

@@ -233,11 +233,26 @@ PRODUCTS = {
     "bilinear": (F.bilinear, (6, 3), (6, 4), (5, 3, 4)),
     "conv3d": (F.conv3d, (1, 2, 4, 4, 4), (3, 2, 2, 2, 2)),
     "unbatched conv": (F.conv2d, (2, 5, 5), (3, 2, 3, 3)),
+    "power": (lambda a: torch.linalg.matrix_power(a, 5), (2, 4, 4)),
+    "linalg": (lambda a, b: torch.linalg.matmul(a, b), (3, 4), (4, 5)),
+    "float8": (
+        lambda a, b: torch._scaled_mm(
+            a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t(), torch.ones(()), torch.ones(())
+        ),
+        (16, 32),
+        (48, 32),
+    ),
+    "int8 weights": (
+        lambda a, b: torch._weight_int8pack_mm(a.bfloat16(), b.to(torch.int8), torch.ones(5).bfloat16()),
+        (3, 4),
+        (5, 4),
+    ),
     "cell": (lambda x, h, i, w: torch.rnn_tanh_cell(x, h, i, w), (6, 4), (6, 5), (5, 4), (5, 5)),
 }
 EXPECTED = {
     "mv": 12, "dot": 4, "vec_mat": 20, "addmm": 60, "addmv": 12, "bmm": 120, "baddbmm": 120, "addbmm": 120,
     "tensordot": 120, "inner": 120, "bilinear": 6 * 60, "conv3d": 27 * 48, "unbatched conv": 27 * 18, "cell": 6 * 45,
+    "power": 3 * 2 * 64, "linalg": 60, "float8": 16 * 48 * 32, "int8 weights": 60,
 }  # fmt: skip
 
 
@@ -263,6 +278,13 @@ OTHERS = {
     "logic": lambda x: (x > 0) & (x < 1) | ~(x == 0),
     "making": lambda x: x + torch.arange(8.0) * torch.ones_like(x) + torch.full((8,), 2.0) + torch.eye(8),
     "complex": lambda x: torch.fft.ifftn(torch.fft.fftn(x, dim=(-2, -1)) * torch.polar(x.abs(), x), dim=(-2, -1)).real,
+    "inverse functions": lambda x: torch.special.expit(torch.arcsinh(x)) + torch.special.xlogy(x, x),
+    "noise": lambda x: F.gumbel_softmax(x) + torch.randint_like(x, 3) + x[..., torch.randperm(8)],
+    "warp": lambda x: F.grid_sample(x, F.affine_grid(torch.ones(2, 2, 3), x.shape, align_corners=False)),
+    "antialiased": lambda x: F.interpolate(x, size=(3, 5), mode="bilinear", antialias=True),
+    "unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "order": lambda x: x.quantile(0.5) + torch.msort(x).nanmean() + F.pairwise_distance(x, x).sum(),
+    "fake quantisation": lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
     "unfold": lambda x: F.fold(F.unfold(x, 2), (8, 8), 2),
     "stack": lambda x: torch.stack([x.flip(-1), x.repeat(1, 1, 1, 1), x.tril()]).flatten(1, 2),
 }
