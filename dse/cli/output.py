@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
+GAP = 3  # characters between two columns of a table
+WRAPPED = 40  # columns of text wider than this are wrapped before another column is left out
 
 
 def emit_json(answer: Mapping[str, Any]) -> None:
@@ -46,17 +48,35 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", left: int = 1) -> None:
-    """Print a table; the first `left` columns are text, the others numbers aligned to the right."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str = "",
+    left: int = 1,
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table; the first `left` columns are text, the others numbers aligned to the right.
+
+    Where the terminal is too narrow, the columns of `spare` are left out one by one, as far as needed.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[number(cell) for cell in row] for row in rows]
+    widths = [max([len(column), *(len(row[index]) for row in cells)]) + GAP for index, column in enumerate(columns)]
+    widths[:left] = [min(width, WRAPPED) for width in widths[:left]]
+    shown = list(range(len(columns)))
+    for name in spare:
+        if sum(widths[index] for index in shown) <= console().width:
+            break
+        shown = [index for index in shown if columns[index] != name]
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(number(cell)) for cell in row))  # Text: names are never markup
+    for index in shown:
+        table.add_column(columns[index], justify="left" if index < left else "right", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(row[index]) for index in shown))  # Text: names are never markup
     console().print(table)
 
 

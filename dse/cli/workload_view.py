@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
-from dse.cli.output import console, number, print_table
+from dse.cli.output import GAP, console, number, print_table
 
 SHOWN_LAYERS = 40
 """Layers of the table where nothing is said: two screens."""
@@ -47,11 +47,14 @@ LAYER_COLUMNS = (
     "op/B",
     "live MB",
 )
+BY_RULE = "built by its rule"
+SPARE_CLAIMS = ("output", "claim", "differs")
+DIFFERENCES = {"flops": "FLOPs", "output_shape": "output"}
+"""Field of a claim -> what a reader calls it."""
+
 DROPPED_FIRST = ("live MB", "MMACs", "operator", "params", "output", "size")
 """Columns that a narrow terminal does without, in this order."""
 MODULE_WIDTH, OPERATOR_WIDTH, TEXT_WIDTH = 18, 20, 120
-GAP = 3
-"""Characters between two columns."""
 
 
 def show_workload(workload: Mapping[str, Any], *, layers: int | None = SHOWN_LAYERS, sort: str = "program") -> None:
@@ -104,7 +107,7 @@ def _layers(workload: Mapping[str, Any], most: int | None, sort: str) -> None:
     widths = {name: max([len(name), *(len(row[name]) for row in cells)]) + GAP for name in columns}
     room = console().width
     for name in DROPPED_FIRST:
-        if sum(widths[column] for column in columns if column != "module") + MODULE_WIDTH > room:
+        if sum(widths[column] for column in columns if column != "module") + MODULE_WIDTH + GAP > room:
             columns.remove(name)
     module = max(room - sum(widths[column] for column in columns if column != "module") - GAP, MODULE_WIDTH)
     rows = [[_middle(row[name], module) if name == "module" else row[name] for name in columns] for row in cells]
@@ -142,6 +145,11 @@ def short_operator(operator: str) -> str:
     return operator.split(".")[1] if operator.startswith("aten.") else operator
 
 
+def overload(operator: str) -> str:
+    """Return "conv2d" of "aten.conv2d.default", "add.Tensor" of "aten.add.Tensor": what tells operators apart."""
+    return operator.removeprefix("aten.").removesuffix(".default")
+
+
 def _middle(text: str, width: int) -> str:
     from reports.format import shorten
 
@@ -149,11 +157,11 @@ def _middle(text: str, width: int) -> str:
 
 
 def _totals(totals: Sequence[Mapping[str, Any]], what: str, workload: Mapping[str, Any]) -> None:
-    """Print counts summed by module or by operator, the largest first."""
+    """Print counts summed by module or by operator, the largest first; in a narrow terminal without the lesser."""
     flops, moved = workload["flops"] or 1, workload["bytes"] or 1
     rows = [
         (
-            row["name"],
+            row["name"] if what == "module" else overload(row["name"]),
             row["layers"],
             row["parameters"],
             row["macs"] / 1e6,
@@ -164,8 +172,8 @@ def _totals(totals: Sequence[Mapping[str, Any]], what: str, workload: Mapping[st
         )
         for row in totals
     ]
-    columns = (what, "layers", "parameters", "MMACs", "MFLOPs", "of all", "MB", "of all")
-    print_table(columns, rows, title=f"By {what}")
+    columns = (what, "layers", "parameters", "MMACs", "MFLOPs", "of FLOPs", "MB", "of bytes")
+    print_table(columns, rows, title=f"By {what}", spare=("MMACs", "layers", "MB", "MFLOPs", "parameters"))
 
 
 def _ledger(workload: Mapping[str, Any]) -> None:
@@ -175,7 +183,7 @@ def _ledger(workload: Mapping[str, Any]) -> None:
         formulas.setdefault(entry["name"], set()).add(entry["formula"])
     rows = [
         (
-            operator,
+            overload(operator),
             COUNTED[counting],
             ", ".join(sorted(formulas.get(operator, ()))) if counting == "estimated" else "",
             calls,
@@ -196,7 +204,6 @@ def _reference(workload: Mapping[str, Any]) -> None:
         (
             figure["quantity"],
             figure["source"],
-            figure["note"],
             round(figure["value"]),
             figure["traced"],
             "agrees" if figure["agrees"] else percent(figure["difference"]),
@@ -204,8 +211,13 @@ def _reference(workload: Mapping[str, Any]) -> None:
         for figure in workload["reference"]
     ]
     if rows:
-        columns = ("figure", "source", "why it differs", "published", "traced", "difference")
-        print_table(columns, rows, title="Published figures", left=3)
+        columns = ("figure", "source", "published", "traced", "difference")
+        print_table(columns, rows, title="Published figures", left=2)
+    _paragraphs(
+        f"{figure['quantity']} of {number(round(figure['value']))}: {figure['note']}"
+        for figure in workload["reference"]
+        if figure["note"]
+    )
 
 
 def _specification(table: Mapping[str, Any]) -> None:
@@ -213,25 +225,33 @@ def _specification(table: Mapping[str, Any]) -> None:
     rows: list[tuple[Any, ...]] = []
     for row in table["rows"]:
         claimed, built = row["claimed"], row["built"] or {}
-        texts = (row["claim"], shape_text(claimed["output_shape"]), shape_text(built.get("output_shape")))
-        rows.append((row["part"], *texts, ", ".join(row["differs"]), *_claims(claimed, built)))
-    nothing = ("",) * 4
+        output = shape_text(claimed["output_shape"]) or shape_text(built.get("output_shape"))
+        if claimed["output_shape"] and "output_shape" in row["differs"]:
+            output += f", built {shape_text(built.get('output_shape'))}"
+        differs = ", ".join(DIFFERENCES.get(key, key) for key in row["differs"])
+        rows.append((row["part"], row["claim"], output, differs, *_claims(claimed, built)))
+    nothing = ("",) * 3
     for name, group in table["groups"].items():
         rows.append((f"group {name}", *nothing, *_claims(group["claimed"], group["built"])))
     rows.append(("all rows, added up", *nothing, *_claims(table["sums"], {})))
     rows.append(("the totals it prints", *nothing, *_claims(table["total"], {})))
     rows.append(("built, whole", *nothing, *_claims({}, table["built_total"])))
-    names = ["part", "claim", "claimed output", "built output", "differs", "claimed parameters"]
-    names += ["built parameters", "claimed MFLOPs", "built MFLOPs by its rule", "built MFLOPs as run"]
+    names = ["part", "claim", "output", "differs", "claimed parameters", "built", "claimed MFLOPs", BY_RULE, "as run"]
     kept = [0, *(at for at in range(1, len(names)) if any(row[at] for row in rows))]
+    if not any(row["claimed"].get("flops") for row in table["rows"]):
+        kept.remove(names.index(BY_RULE))
     cells = [[row[at] for at in kept] for row in rows]
     title = f"Specification part by part: {table['source']}"
-    print_table([names[at] for at in kept], cells, title=title, left=sum(at < 5 for at in kept))
+    print_table([names[at] for at in kept], cells, title=title, left=sum(at < 4 for at in kept), spare=SPARE_CLAIMS)
     reasons = [f"{row['part']}: {row['note']}" for row in table["rows"] if row["note"]]
-    for text in (table["convention"], *table["findings"], table["note"], *reasons):
-        if text:
-            click.echo(textwrap.fill(text, min(console().width, TEXT_WIDTH), subsequent_indent="  "))
-    click.echo()
+    _paragraphs((table["convention"], *table["findings"], table["note"], *reasons))
+
+
+def _paragraphs(texts: Iterable[str]) -> None:
+    """Print each text that is not empty, and a line after the last."""
+    filled = [textwrap.fill(text, min(console().width, TEXT_WIDTH), subsequent_indent="  ") for text in texts if text]
+    if filled:
+        click.echo("\n".join([*filled, ""]))
 
 
 def _claims(claimed: Mapping[str, Any], built: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dse.cli.output import emit_json, number
+from dse.cli.output import emit_json, number, print_table
 from dse.cli.progress import describe, show_progress
 from dse.study import Progress
 
@@ -82,3 +82,12 @@ def test_progress_off_a_terminal_is_a_line_every_few_seconds(capsys: pytest.Capt
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, "name long  short"), (24, "name short")])
+def test_spare_columns_are_left_out_where_they_do_not_fit(
+    width: int, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dse.cli.output.PIPE_WIDTH", width)
+    print_table(("name", "long", "short"), [("a" * 9, 10**9, 1)], spare=("long",))
+    assert capsys.readouterr().out.splitlines()[1].split() == shown.split()

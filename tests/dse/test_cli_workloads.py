@@ -83,7 +83,7 @@ def test_trace_takes_input_shapes_and_a_bare_module() -> None:
 
 def test_trace_shows_layers_totals_and_ledger() -> None:
     shown = invoke("trace", "my_cli_models:tiny").stdout
-    for text in ("aten.linear.default", "first", "By module", "By operator", "Coverage ledger", "208 parameters"):
+    for text in ("linear", "relu", "first", "By module", "By operator", "Coverage ledger", "208 parameters"):
         assert text in shown
 
 
@@ -204,6 +204,8 @@ def test_a_specification_is_shown_part_by_part() -> None:
         ("--layers", "some"),
         ("--sort", "beauty"),
         ("--batch", "0"),
+        ("--against", "bcctn", "--mode", "train"),
+        ("--seconds", "1:9", "--batch", "2"),
     ],
     ids=" ".join,
 )
@@ -211,6 +213,28 @@ def test_options_that_mean_nothing_are_usage(arguments: tuple[str, ...]) -> None
     result = invoke("workloads", "conv-tasnet", *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("--seconds", "5"), ("--html", "page.html"), ("--layers", "3")])
+def test_the_list_of_models_takes_no_options_of_one(arguments: tuple[str, ...], folder: Path) -> None:
+    result = invoke("workloads", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"dse workloads NAME {arguments[0]}" in result.stderr
+    assert not (folder / "page.html").exists()
+
+
+def test_why_a_published_figure_is_not_reached_stands_below_it() -> None:
+    shown = " ".join(invoke("workloads", "bcctn-table").stdout.split())
+    assert "matrix_macs of 2,300,000,000: the table's own rows add up to 7.64 GFLOPs" in shown
+
+
+def test_a_narrow_terminal_shows_whole_names_and_fewer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dse.cli.output.PIPE_WIDTH", 80)
+    *lines, summary = invoke("workloads", "bcctn-table", "--layers", "4").stdout.splitlines()
+    assert summary.startswith("bcctn-table: 4,278,912 parameters")
+    assert max(map(len, lines)) <= 80
+    names = {line.split()[0] for line in lines if line.split()}
+    assert {"decoder.0.activation", "scaled_dot_product_attention", "conv_transpose2d.input"} <= names
 
 
 @pytest.mark.parametrize(

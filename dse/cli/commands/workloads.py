@@ -55,6 +55,7 @@ def command(
     from workloads import catalog
 
     if name is None:
+        _refuse_options()
         _list([catalog.entry(each) for each in catalog.names()], as_json)
         return
     from workloads import at_precision, family
@@ -62,6 +63,9 @@ def command(
 
     if length is not None and seconds is not None:
         raise click.UsageError("--length and --seconds are one size in two units: give one of them")
+    growing = bool(against) or (seconds is not None and len(seconds) == 2)
+    if growing and (mode != "inference" or batch is not None):
+        raise click.UsageError("growth with length is that of an inference of one example: give no --mode, no --batch")
     run = run_mode_of(mode, optimizer, recompute)
     entry = catalog.entry(name)
     one_length = seconds[0] if seconds is not None and len(seconds) == 1 else None
@@ -72,9 +76,19 @@ def command(
     if precision is not None:
         graph = at_precision(graph, precision)
     points = []
-    if against or (seconds is not None and one_length is None):
+    if growing:
         points = _growth((name, *against), seconds, precision)
     answer(graph, describe_entry(graph, entry), growth=points, as_json=as_json, **shown)
+
+
+def _refuse_options() -> None:
+    """Raise UsageError where an option of one model is given, and no model."""
+    context = click.get_current_context()
+    for key in context.params:
+        given = context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
+        if given and key not in ("name", "as_json"):
+            option = next(each.opts[0] for each in context.command.params if each.name == key)
+            raise click.UsageError(f"{option} is of one model: dse workloads NAME {option} ...")
 
 
 def _growth(names: Sequence[str], seconds: tuple[float, ...] | None, precision: str | None) -> list[dict[str, Any]]:
@@ -111,7 +125,8 @@ def _list(entries: Sequence[Entry], as_json: bool) -> None:
         parameters = _parameters(entry)
         known = "-" if parameters is None else f"{parameters:,}"
         rows.append((f"  {entry.name}" if variant else entry.name, shapes, known, entry.description))
-    print_table(("workload", "input", "parameters", "description"), rows, left=4)
+    print_table(("workload", "input", "parameters", "description"), rows, left=4, spare=("input",))
+    click.echo("Parameters as published; of the others (-) `dse workloads NAME` counts them.")
 
 
 def _parameters(entry: Entry) -> int | None:
