@@ -130,7 +130,11 @@ def _plain(value: Any, visited: set[int]) -> Iterator[object]:
         yield from _plain(value.__code__, visited)
         yield from _plain(value.__defaults__, visited)
         for cell in value.__closure__ or ():
-            yield from _plain(cell.cell_contents, visited)
+            try:
+                held = cell.cell_contents
+            except ValueError:  # a name that is bound later, or never
+                held = "empty"
+            yield from _plain(held, visited)
     elif isinstance(value, MethodType):
         yield from _plain(value.__func__, visited)
     elif isinstance(value, type):
