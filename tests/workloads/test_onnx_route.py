@@ -160,6 +160,47 @@ def test_transformers_networks_count_alike(name, dynamo, tmp_path):
     assert graph.parameters == original.parameters
 
 
+class Tied(nn.Module):
+    """The word table is also the last matrix, which PyTorch's older exporter writes anew, transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.body, self.last = nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 30, bias=False)
+        self.last.weight = self.words.weight
+
+    def forward(self, tokens):
+        return self.last(self.body(self.words(tokens)))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_tied_table_counts_once(dynamo, tmp_path):
+    module, tokens = made(Tied), torch.zeros(2, 5, dtype=torch.int64)
+    path = export(module, (tokens,), tmp_path / "m.onnx", dynamo=dynamo)
+    graph = trace_file(path, cache=False)
+    assert graph.parameters == 30 * 8 + 8 * 8 + 8
+    assert graph.macs == trace(module, tokens).macs
+    rebuilt, _ = load_onnx(path, weights=True)
+    assert torch.allclose(rebuilt(tokens), module(tokens), rtol=1e-4)
+
+
+def test_a_batch_norm_may_share_its_zeros_with_a_bias(tmp_path):
+    """The older exporter stores weights of equal values once, running statistics among them."""
+    module, x = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(), torch.rand(1, 4, 8, 8)
+    nn.init.zeros_(module[2].bias)
+    graph = trace_file(export(module, (x,), tmp_path / "m.onnx"), cache=False)
+    assert matrix_macs(graph) == 36 * 4 * 36
+
+
+def test_a_mask_computed_by_the_exporter_is_no_parameter(tmp_path):
+    class Causal(nn.Module):
+        def forward(self, q, k):
+            return nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+
+    inputs = torch.rand(1, 4, 6, 8), torch.rand(1, 2, 6, 8)
+    graph = trace_file(export(Causal(), inputs, tmp_path / "m.onnx", dynamo=True), cache=False)
+    assert (graph.parameters, matrix_macs(graph)) == (0, 2 * 4 * 36 * 8)
+
+
 def test_layers_keep_their_modules(tmp_path):
     from workloads.models.resnet import resnet18
 
@@ -264,6 +305,21 @@ def test_what_cannot_be_taken_is_explained(body, more, messages, hint, tmp_path)
     assert hint in caught.value.hint, caught.value.hint
 
 
+def test_a_place_that_is_an_input_is_looked_up(tmp_path):
+    path = write(
+        tmp_path / "m.onnx", "y = Gather<axis = 1>(x, i)", inputs="float[2,4] x, int64 i", outputs="float[2] y"
+    )
+    assert trace_file(path, cache=False).layers[0].output_shape == (2, 1)
+    module, _ = load_onnx(path, weights=True)
+    assert module(torch.arange(8.0).reshape(2, 4), torch.tensor(2)).tolist() == [2.0, 6.0]
+
+
+def test_a_file_without_operators_says_so(tmp_path):
+    onnx.save(onnx.parser.parse_model(TEXT.format(inputs="", outputs="", body="", more="")), str(tmp_path / "m.onnx"))
+    with pytest.raises(WorkloadError, match="holds no operators"):
+        trace_file(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08", bytes(range(256))])
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "m.onnx").write_bytes(content)
@@ -314,6 +370,11 @@ def test_quantised_weights_are_parameters_and_their_products_count(tmp_path):
     assert (matrix_macs(graph), graph.parameters) == (2 * 8 * 4, 32)
     module, _ = load_onnx(path, weights=True)
     assert torch.equal(module(torch.full((2, 4), 3.0)), torch.full((2, 8), 12.0))
+    weight = model.graph.initializer[0]  # exporters of quantised models may write it as a constant
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weight))
+    del model.graph.initializer[0]
+    onnx.save(model, path)
+    assert trace_file(path, cache=False).parameters == 32
 
 
 def test_masks_of_any_size_are_computed_as_in_pytorch(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,9 @@ from workloads.onnx_route.types import tensor_of, torch_dtype
 
 if TYPE_CHECKING:
     from onnx import TensorProto
+
+PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+"""A name that PyTorch gives to a parameter: the path of its module, and its own."""
 
 INTEGER_WEIGHTS = frozenset(
     {
@@ -87,11 +91,17 @@ def _module(file: File, weights: bool) -> OnnxModule:
         for position, name in enumerate(node.inputs):
             readers[name].append((node, position))
     parameters = {name for name in file.initializers if _is_parameter(file, name, readers[name])}
+    parameters |= {name for name in file.constants if _is_integer_weight(file.constants[name], readers[name])}
+    tied = _tied(file, parameters)
+    parameters -= set(tied)
+    nodes = (*(Node(name=m, operator="Transpose", opset=1, inputs=(t,), outputs=(m,)) for m, t in tied.items()), *nodes)
     nodes, recurrent = _with_torch_weights(nodes, parameters)
     used = {name for node in nodes for name in node.inputs} | set(file.outputs)
     constants: dict[str, Array] = {}
     held: dict[str, torch.Tensor] = {}
     for name, proto in {**file.constants, **file.initializers}.items():
+        if name in tied:
+            continue
         if name in parameters or (name in used and _size(proto) > FOLD_LIMIT):
             held[name] = _tensor(file, name, weights)
         elif name in used:
@@ -140,6 +150,28 @@ class _SmallValues(Mapping[str, Array]):
         return len(self.protos)
 
 
+def _tied(file: File, parameters: set[str]) -> dict[str, str]:
+    """Return matrices that are another one transposed, under a name that the exporter made up, and that other one.
+
+    So an exporter writes the word table of a language model that is also its last matrix. Values that lie in a file
+    that is not there are no one's.
+    """
+    matrices = {name: tuple(file.initializers[name].dims) for name in parameters if name in file.initializers}
+    named: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, shape in matrices.items():
+        if len(shape) == 2 and PATH.fullmatch(name):
+            named[shape].append(name)
+    found = {}
+    for name, shape in matrices.items():
+        for other in named[shape[::-1]] if not PATH.fullmatch(name) else ():
+            matrix, table = file.array(file.initializers[name]), file.array(file.initializers[other])
+            if matrix is None or table is None or not np.array_equal(matrix[0], table[:, 0]):
+                continue
+            if np.array_equal(matrix, table.T):
+                found[name] = other
+    return found
+
+
 def _size(proto: TensorProto) -> int:
     return math.prod(proto.dims)
 
@@ -155,8 +187,15 @@ def _is_parameter(file: File, name: str, readers: Sequence[tuple[Node, int]]) ->
         lost = any(kind == "PARAMETER" and held not in file.initializers for held, kind in file.signature.items())
         return as_weight and lost
     if not torch_dtype(proto.data_type).is_floating_point:
-        return any((kind, i) in INTEGER_WEIGHTS for _, kind, i in open_places)
+        return _is_integer_weight(proto, readers)
     return _size(proto) > 1 or as_weight
+
+
+def _is_integer_weight(proto: TensorProto, readers: Sequence[tuple[Node, int]]) -> bool:
+    """Whether a quantised operator reads integers as a weight; exporters of quantised models may write a Constant."""
+    return not torch_dtype(proto.data_type).is_floating_point and any(
+        (node.operator, i) in INTEGER_WEIGHTS for node, i in readers
+    )
 
 
 def _tensor(file: File, name: str, weights: bool) -> torch.Tensor:
@@ -175,7 +214,7 @@ def _tensor(file: File, name: str, weights: bool) -> torch.Tensor:
 
 def _place(name: str, scope: str) -> tuple[str, str]:
     """Return module path and attribute of an initialiser: by its own name if that is one of PyTorch's, else by use."""
-    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", name):
+    if PATH.fullmatch(name):
         path, _, attribute = name.rpartition(".")
         if not any(hasattr(nn.Module, part) for part in path.split(".")):
             return path, attribute

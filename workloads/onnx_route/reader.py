@@ -39,7 +39,9 @@ class File:
     constants: Mapping[str, TensorProto]
     inputs: tuple[ValueInfoProto, ...]
     outputs: tuple[str, ...]
-    signature: Mapping[str, str]  # initialiser -> PARAMETER, BUFFER or CONSTANT_TENSOR, where the exporter says it
+    signature: Mapping[
+        str, str
+    ]  # of values, where the exporter says it: PARAMETER, BUFFER, CONSTANT_TENSOR, USER_INPUT
 
     def array(self, tensor: TensorProto) -> NDArray[Any] | None:
         """Return a tensor's values; None where they lie in a file that is not there."""
@@ -69,8 +71,10 @@ def read(path: Path) -> File:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = next((opsets[domain] for domain in STANDARD if domain in opsets), 0)
     graph = model.graph
-    if not opset or not graph.node:
+    if not opset:
         raise WorkloadError(f"{path} is not an ONNX model", "a file that torch.onnx.export or onnx.save wrote")
+    if not graph.node:
+        raise WorkloadError(f"{path} holds no operators", "what depends on no input is computed when it is exported")
     _refuse_unknown(path, graph)
     constants: dict[str, TensorProto] = {}
     nodes = []
@@ -208,7 +212,10 @@ def _identifier(part: str) -> str:
 
 def _signature(graph: GraphProto) -> dict[str, str]:
     signature = next((entry.value for entry in graph.metadata_props if entry.key == SIGNATURE), "")
-    return {name: kind for kind, name in re.findall(r"(PARAMETER|BUFFER|CONSTANT_TENSOR) target='([^']+)'", signature)}
+    held = re.findall(r"(PARAMETER|BUFFER|CONSTANT_TENSOR) target='([^']+)'", signature)
+    return {name: kind for kind, name in held} | dict.fromkeys(
+        re.findall(r"(\S+): USER_INPUT", signature), "USER_INPUT"
+    )
 
 
 def _check_names(file: File) -> None:

@@ -43,8 +43,9 @@ def _gather(call: Call, x: Tensor, indices: Any) -> Tensor:
         return x.select(axis, indices)
     if 0 in call.weights and axis == 0 and x.ndim == 2 and indices.ndim:
         return F.embedding(indices, x)
-    if indices.ndim == 1:
-        return x.index_select(axis, indices)
+    if indices.ndim < 2:
+        y = x.index_select(axis, indices.reshape(-1))
+        return y if indices.ndim else y.squeeze(axis)
     return x[(slice(None),) * axis + (indices,)]
 
 

@@ -14,8 +14,10 @@ from workloads.onnx_route.operators.register import Call, operator
 
 @operator("BatchNormalization", state=(3, 4), weights=(1, 2))
 def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Batch statistics where the module is trained; the running ones are buffers."""
+    """Batch statistics where the module is trained; the running ones are no parameters, though a file that stores equal
+    values once may give them the name of one."""
     share, epsilon = 1.0 - call.get("momentum", 0.9), call.get("epsilon", 1e-5)
+    mean, variance = mean.detach(), variance.detach()
     return F.batch_norm(x, mean, variance, scale, bias, training=call.training, momentum=share, eps=epsilon)
 
 
