@@ -42,9 +42,9 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SegmentCosts:
-    """What K segments cost on T chip types at one precision and batch. Infinite where not allowed."""
+    """What K segments cost on T chip types at one precision. Infinite where not allowed."""
 
-    segments: SegmentGraph  # at that precision and batch
+    segments: SegmentGraph  # at that precision
     chips: tuple[ChipType, ...]  # [T], names differ
     precision: Precision
     model: str
@@ -142,7 +142,7 @@ class CostTable:
 
     @property
     def segments(self) -> SegmentGraph:
-        """The segments, at the precision and batch of the costs."""
+        """The segments, at the precision of the costs."""
         return self.costs.segments
 
     def mapping_problem(
@@ -197,15 +197,14 @@ def segment_costs(
     *,
     model: str = "roofline",
     precision: Precision | str = Precision.FP16,
-    batch: int = 1,
     reduce: Reduction = "sum",
 ) -> SegmentCosts:
-    """Cost every segment on every chip type, at one precision and batch, in one call of the layer cost model.
+    """Cost every segment on every chip type, at one precision, in one call of the layer cost model.
 
-    `segments` are as traced; their bytes and operations are scaled here. A segment's latency is the sum of its
-    layers' (`reduce="max"`: the largest, layers of a segment running side by side); its energy always the sum.
-    A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a layer
-    breaks. Duplicate chip types count once.
+    The batch is that of the segments (see SegmentGraph.over); their bytes are scaled here. A segment's latency is the
+    sum of its layers' (`reduce="max"`: the largest, layers of a segment running side by side); its energy always the
+    sum. A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a
+    layer breaks. Duplicate chip types count once.
 
     Raises DseError for an unknown model, precision or reduction, where two different chips share a name, or where the
     graph holds operators that are not counted.
@@ -219,7 +218,7 @@ def segment_costs(
         if unique.setdefault(chip.name, chip) != chip:
             raise DseError(f"two different chips are called {chip.name!r}", "give each chip type its own name")
     types = tuple(unique.values())
-    scaled = segments.at(batch=batch, float_bytes=precision.bytes)
+    scaled = segments.at(precision.bytes)
     features = chip_features(types, precision)
     layers = cost_model(model).predict(scaled.features, features, precision=precision)
     starts = _first_layers(scaled)
@@ -248,13 +247,12 @@ def cost_table(
     *,
     model: str = "roofline",
     precision: Precision | str = Precision.FP16,
-    batch: int = 1,
 ) -> CostTable:
     """Cost every segment on every slot of one system; see `segment_costs` for what is computed and raised.
 
     For many systems compute `segment_costs` once for all chip types, then `CostTable.of(costs, system)` each.
     """
-    costs = segment_costs(segments, system.present, model=model, precision=precision, batch=batch)
+    costs = segment_costs(segments, system.present, model=model, precision=precision)
     return CostTable.of(costs, system)
 
 

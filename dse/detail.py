@@ -185,7 +185,7 @@ def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
     )
     return [
         {
-            "index": n,
+            "index": int(segments.origin[n]),
             "slot": int(slot[n]),
             "latency_ms": float(latency_ms[n]),
             "flops": float(segments.features["flops"][n]),

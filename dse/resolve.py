@@ -27,8 +27,9 @@ from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
 from dse.study_file import StudyFile
-from dse.workload import describe_workload, workload_graph
+from dse.workload import describe_workload, sized
 from solvers.mapping.solver import mapping_solver
+from workloads import SegmentGraph
 
 PRECISION_BASIS = (
     "A precision sets peak, bytes and energy of every floating-point layer alike; what it does to the accuracy of the "
@@ -63,11 +64,17 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
     with said_of(study, "model"):
         cost_model(study.model)
     with said_of(study, "workload"):
-        graph = workload_graph(study.workload, mode=study.mode, length=study.length, seconds=study.seconds)
+        family = workloads.family(study.workload, mode=study.training or study.mode)
+        graph = sized(family, length=study.length, seconds=study.seconds)
     with said_of(study, "segments"):
         segments = workloads.build_segments(graph, **{k: v for k, v in asdict(study.segments).items() if v is not None})
+    at_batch: dict[int, SegmentGraph] = {}
+    with said_of(study, "space.batches"):
+        for batch in study.space.batches:
+            other = sized(family, batch=batch, length=study.length, seconds=study.seconds)
+            at_batch[batch] = segments if batch == graph.batch else segments.over(other)
     costs = {
-        (precision, batch): segment_costs(segments, types, model=study.model, precision=precision, batch=batch)
+        (precision, batch): segment_costs(at_batch[batch], types, model=study.model, precision=precision)
         for precision in study.space.precisions
         for batch in study.space.batches
     }
@@ -92,6 +99,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         ],
     }
     records = {key: datasheets[key] for key in ("chips", "packages", "links")}
+    traced = [graph.to_json(), cuts, *(at_batch[b].graph.to_json() for b in study.space.batches if b != graph.batch)]
     facts = {kind: [_facts(record) for record in rows] for kind, rows in records.items()}
     return Resolved(
         designs=designs,
@@ -109,7 +117,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         ),
         workload=describe_workload(study.workload, graph) | cuts,
         datasheets=datasheets,
-        fingerprints={"workload_fingerprint": _digest([graph.to_json(), cuts]), "library_fingerprint": _digest(facts)},
+        fingerprints={"workload_fingerprint": _digest(traced), "library_fingerprint": _digest(facts)},
     )
 
 

@@ -36,14 +36,13 @@ def simulate(
     window: int | None = None,
     model: str = "roofline",
     precision: Precision | str = Precision.FP16,
-    batch: int = 1,
     table: CostTable | None = None,
 ) -> Timeline:
     """Simulate `inputs` inputs (batches) of a mapped workload.
 
     `mapping` gives the slot of each segment [K]. `layout` says in which slot of the package each chip lies
     (`site[c]` of the c-th occupied slot); without one, chips lie where the system has them. A `table` of this system
-    spares computing it; `model`, `precision` and `batch` are then the table's.
+    spares computing it; `model` and `precision` are then the table's.
 
     A slot runs one segment at a time, without preemption. The transfer of an edge between slots is ready when its
     producer has ended, holds every link of its route for bytes x ms_per_byte (cut-through: the circuit is held) and
@@ -61,7 +60,7 @@ def simulate(
     it is put, or the layout does not fit the system.
     """
     if table is None:
-        table = cost_table(segments, system, model=model, precision=precision, batch=batch)
+        table = cost_table(segments, system, model=model, precision=precision)
     elif table.system is not system:
         raise DseError("the cost table is of another system", "make it with cost_table(segments, system)")
     if regime not in get_args(Regime):

@@ -7,38 +7,48 @@ from typing import TYPE_CHECKING, Any
 import workloads
 from dse.errors import DseError
 from workloads.describe import uncounted_operators
+from workloads.errors import WorkloadError
 from workloads.files import is_model_file
 
 if TYPE_CHECKING:
-    from workloads import WorkloadGraph
-    from workloads.graph import Mode
+    from workloads import Family, WorkloadGraph
+    from workloads.training import RunMode
 
 
 def workload_graph(
-    name: str, *, mode: Mode = "inference", length: int | None = None, seconds: float | None = None
+    name: str,
+    *,
+    mode: RunMode = "inference",
+    batch: int | None = None,
+    length: int | None = None,
+    seconds: float | None = None,
 ) -> WorkloadGraph:
     """Return a workload.
 
-    `name` is one of the catalogue, any model by `package.module:factory`, or a model file; `length` (in samples, frames
-    or tokens) or `seconds` of signal are those of a workload of the catalogue.
+    `name` is one of the catalogue, any model by `package.module:factory`, or a model file. `batch` is dimension 0 of
+    its inputs; `length` (in samples, frames or tokens) or `seconds` of signal are those of a workload of the
+    catalogue. What is None stays as the catalogue, the factory or the file has it.
 
     Raises
     ------
     WorkloadError
         If there is no such model or length, or it cannot be traced.
     DseError
-        If some of its operators are not counted.
+        If it does not run at this batch, or some of its operators are not counted.
     """
-    of_the_user = _of_the_user(name)
-    resized = length is not None or seconds is not None
-    if of_the_user and resized:
-        raise DseError(f"{name} has no length to set", "a factory that returns its example inputs at that length")
-    if of_the_user:
-        graph = workloads.trace_factory(name, mode=mode)
-    elif resized:
-        graph = workloads.family(name, mode=mode).at(length=length, seconds=seconds)
-    else:
-        graph = workloads.load(name, mode=mode)
+    return sized(workloads.family(name, mode=mode), batch=batch, length=length, seconds=seconds)
+
+
+def sized(
+    family: Family, *, batch: int | None = None, length: int | None = None, seconds: float | None = None
+) -> WorkloadGraph:
+    """Return a workload at a size, as `workload_graph` does."""
+    try:
+        graph = family.at(batch=batch, length=length, seconds=seconds)
+    except WorkloadError as error:
+        if batch in (None, family.batch):
+            raise
+        raise DseError(f"batch {batch}: {error.message}", f"batch {family.batch}; or {error.hint}") from error
     require_counted(graph)
     return graph
 

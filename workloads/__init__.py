@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from workloads.memory import PeakMemory, peak_memory
     from workloads.onnx_route import load_onnx
     from workloads.operators import count_operator
-    from workloads.scaling import Family, at_precision, family
+    from workloads.precision import at_precision
+    from workloads.scaling import Family, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.streaming import OLA, FrameCutter, StreamingSeparator
     from workloads.trace import trace
+    from workloads.training import Training
     from workloads.training_step import trace_training
 
 _HOME = {
@@ -42,10 +44,11 @@ _HOME = {
     "Segment": "segments",
     "SegmentGraph": "segments",
     "StreamingSeparator": "streaming",
+    "Training": "training",
     "WorkloadError": "errors",
     "WorkloadGraph": "graph",
     "advise": "advice",
-    "at_precision": "scaling",
+    "at_precision": "precision",
     "build_segments": "segments",
     "count_operator": "operators",
     "describe": "describe",
@@ -80,6 +83,7 @@ __all__ = [
     "Segment",
     "SegmentGraph",
     "StreamingSeparator",
+    "Training",
     "WorkloadError",
     "WorkloadGraph",
     "advise",

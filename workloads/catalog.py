@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -19,9 +19,10 @@ import yaml
 
 from workloads import cache as graph_cache
 from workloads.errors import WorkloadError
-from workloads.factory import build, check_mode, trace_as
+from workloads.factory import build, trace_as
 from workloads.fingerprint import digest, file_digest, tracer_version
-from workloads.graph import Mode, WorkloadGraph
+from workloads.graph import WorkloadGraph
+from workloads.training import RunMode, run_mode
 
 FILE = Path(__file__).with_name("catalog.yaml")
 ENTRY_POINTS = "chipfront.workloads"
@@ -119,21 +120,21 @@ def entry(name: str) -> Entry:
     return _entries()[name]
 
 
-def key(model: Entry, mode: Mode = "inference") -> str:
+def key(model: Entry, mode: RunMode = "inference") -> str:
     """Return the content hash of the graph of a model that ships, without importing it.
 
     It holds the entry, the mode, the sources of all models here, and the tracer with the versions of its libraries.
     """
     sources = sorted((Path(__file__).parent / "models").rglob("*.py"))
-    return digest([model, mode, *tracer_version(), *map(file_digest, sources)])
+    return digest([model, run_mode(mode), *tracer_version(), *map(file_digest, sources)])
 
 
-def load(name: str, cache: bool = True, mode: Mode = "inference") -> WorkloadGraph:
+def load(name: str, cache: bool = True, mode: RunMode = "inference") -> WorkloadGraph:
     """Return the graph of a model of the catalogue, from the disk cache if it is there.
 
     torch is then not imported for a model that ships. A model of another distribution is always built (on the meta
-    device), since only the module itself tells all that it is made of. `mode` is "inference", or "train" for a training
-    step with the loss and the optimiser that `workloads.trace_training` takes where nothing is said.
+    device), since only the module itself tells all that it is made of. `mode` is "inference", "train", or a
+    `Training` for a training step of these options, with the loss that `workloads.trace_training` takes by itself.
 
     Raises
     ------
@@ -143,14 +144,15 @@ def load(name: str, cache: bool = True, mode: Mode = "inference") -> WorkloadGra
     return traced(entry(name), cache=cache, mode=mode)
 
 
-def traced(model: Entry, *, cache: bool = True, mode: Mode = "inference") -> WorkloadGraph:
-    """Return the graph of an entry, as `load` does of a name; its inputs may have been given another size."""
-    check_mode(mode)
+def traced(model: Entry, *, cache: bool = True, mode: RunMode = "inference", batch: int | None = None) -> WorkloadGraph:
+    """Return the graph of an entry, as `load` does of a name; its inputs may have been given another size, or batch."""
     ships = model.factory.startswith("workloads.")
+    if batch is not None and model.inputs:
+        model = replace(model, inputs=tuple(((batch, *shape[1:]), dtype) for shape, dtype in model.inputs))
     content = key(model, mode) if cache and ships else ""
     if content and (stored := graph_cache.read(model.name, content)) is not None:
         return stored
-    module, inputs = build(model.factory, model.inputs, kwargs=model.kwargs, device="meta")
+    module, inputs = build(model.factory, model.inputs, kwargs=model.kwargs, device="meta", batch=batch)
     graph = trace_as(mode, module, inputs, name=model.name, cache=cache and not ships)
     if content:
         graph_cache.write(model.name, content, graph)

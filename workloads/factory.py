@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from workloads.errors import WorkloadError
 from workloads.files import is_model_file, trace_file
-from workloads.graph import Mode, WorkloadGraph
+from workloads.graph import WorkloadGraph
+from workloads.training import RunMode, run_mode
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,7 @@ def build(
     *,
     kwargs: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    batch: int | None = None,
 ) -> tuple[nn.Module, tuple[Any, ...]]:
     """Call a factory and return its module and example inputs.
 
@@ -105,6 +107,8 @@ def build(
         Keyword arguments of the factory.
     device
         Where the factory's tensors are made: "meta" makes them without memory.
+    batch
+        Batch that the example inputs get, see `at_batch`; None for that which they have.
 
     Raises
     ------
@@ -133,16 +137,40 @@ def build(
         hint = "return a torch.nn.Module or (module, example_inputs)"
         raise WorkloadError(f"{factory} returned a {type(made).__name__}", hint)
     if inputs:
-        return module, tuple(example_input(shape, dtype, device) for shape, dtype in inputs)
+        examples = tuple(example_input(shape, dtype, device) for shape, dtype in inputs)
     if examples is None:
         hint = "give their shapes, such as --input 1x3x224x224, or return (module, example_inputs)"
         raise WorkloadError(f"{factory} gives no example inputs", hint)
     if isinstance(examples, torch.Tensor):
-        return module, (examples,)
+        examples = (examples,)
     if not isinstance(examples, list | tuple):
         hint = "return (module, example_inputs) with a tuple of the arguments of forward, or one tensor"
         raise WorkloadError(f"{factory} returned example inputs that are a {type(examples).__name__}", hint)
-    return module, tuple(examples)
+    return module, tuple(examples) if batch is None else at_batch(tuple(examples), batch)
+
+
+def at_batch(examples: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
+    """Return example inputs of another batch, their values lost.
+
+    The batch is dimension 0 of the first tensor, and of every other one that is as large there.
+
+    Raises
+    ------
+    WorkloadError
+        If no tensor of them has a dimension.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    sizes = [t.shape[0] for t in pytree.tree_leaves(examples) if isinstance(t, torch.Tensor) and t.ndim]
+    if not sizes:
+        raise WorkloadError("the example inputs have no batch", "its place is dimension 0 of the first tensor")
+
+    def resized(tensor: torch.Tensor) -> torch.Tensor:
+        batched = tensor.ndim and tensor.shape[0] == sizes[0]
+        return tensor.new_zeros((batch, *tensor.shape[1:])) if batched else tensor
+
+    return tuple(pytree.tree_map_only(torch.Tensor, resized, examples))
 
 
 def trace_factory(
@@ -151,7 +179,8 @@ def trace_factory(
     *,
     name: str = "",
     cache: bool = True,
-    mode: Mode = "inference",
+    mode: RunMode = "inference",
+    batch: int | None = None,
 ) -> WorkloadGraph:
     """Trace the model of `package.module:factory`, looked for in the current folder and the installed packages.
 
@@ -166,7 +195,9 @@ def trace_factory(
     cache
         As in `workloads.trace`.
     mode
-        "inference", or "train" for a training step as `workloads.trace_training` takes it where nothing is said.
+        "inference", "train", or a `Training` for a training step of these options.
+    batch
+        Batch of the inputs (see `at_batch`); as they are where nothing is said.
 
     Raises
     ------
@@ -174,32 +205,30 @@ def trace_factory(
         As `build`, `workloads.trace` and `workloads.trace_training` do; for a model file in mode "train", which holds
         no module that could be trained.
     """
-    check_mode(mode)
+    training = run_mode(mode)
     if is_model_file(factory):
-        if mode == "train":
+        if training:
             hint = "give a factory of the module itself: package.module:factory"
             raise WorkloadError(f"{factory} holds an exported program, which cannot be trained", hint)
+        if batch is not None:
+            shape, *others = trace_file(factory, inputs, name=name, cache=cache).input_shapes
+            sized = ((batch, *s[1:]) if s[:1] == shape[:1] else s for s in (shape, *others))
+            inputs = ["x".join(map(str, s)) for s in sized]
         return trace_file(factory, inputs, name=name, cache=cache)
     shapes = [parse_input(text) for text in inputs or ()]
     with _current_folder_importable():
-        module, examples = build(factory, shapes)
+        module, examples = build(factory, shapes, batch=batch)
         return trace_as(mode, module, examples, name=name or split(factory)[1], cache=cache)
 
 
-def check_mode(mode: str) -> None:
-    """Raise WorkloadError where there is no such mode."""
-    if mode not in get_args(Mode):
-        close = get_close_matches(mode, get_args(Mode), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else " or ".join(get_args(Mode))
-        raise WorkloadError(f"there is no mode {mode!r}", hint)
-
-
-def trace_as(mode: Mode, module: nn.Module, examples: tuple[Any, ...], *, name: str, cache: bool) -> WorkloadGraph:
+def trace_as(mode: RunMode, module: nn.Module, examples: tuple[Any, ...], *, name: str, cache: bool) -> WorkloadGraph:
     """Trace a module's inference, or a step of its training."""
-    if mode == "train":
+    if (training := run_mode(mode)) is not None:
         from workloads.training_step import trace_training
 
-        return trace_training(module, examples, name=name, cache=cache)
+        return trace_training(
+            module, examples, optimizer=training.optimizer, recompute=training.recompute, name=name, cache=cache
+        )
     from workloads.trace import trace
 
     return trace(module, examples, name=name, cache=cache)

@@ -1,17 +1,22 @@
 """One workload at any batch, sequence length and precision, from few traces: a sweep over them does not trace again.
 
-Every figure of a layer (sizes, operations, bytes) is a polynomial in batch and length: of degree 1 in the batch, of
-degree 2 in the length (attention). It is fitted exactly through traces at 2 batches and 3 lengths, which differ by
-multiples of the network's period (the product of its strides, its group size), so that every division leaves the same
-remainder. Between such lengths a figure can be off by what one more frame costs. What is not polynomial in the length
-(a Fourier transform over the whole sequence) is approximate; `Family.check` measures all that against a trace.
+Every figure of a layer (sizes, operations, bytes) is a polynomial in batch and length: of degree 1 in the batch (2
+where examples are compared with each other), of degree 2 in the length (attention). It is fitted exactly, in whole
+numbers, through traces at 2 or 3 batches and 3 lengths, which differ by multiples of the network's period (the product
+of its strides, its group size), so that every division leaves the same remainder. Between such lengths a figure can be
+off by what one more frame costs. What is not polynomial in the length (a Fourier transform over the whole sequence) is
+approximate; `Family.check` measures all that against a trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
 from itertools import chain
+from math import lcm, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,25 +26,18 @@ from workloads import catalog
 from workloads.catalog import LengthAxis
 from workloads.errors import WorkloadError
 from workloads.factory import parse_input, trace_factory
-from workloads.graph import Layer, Mode, OperatorKind, WorkloadGraph
+from workloads.files import is_model_file
+from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.memory import peak_memory
-from workloads.resized import scaled
+from workloads.precision import SIZE, at_precision
+from workloads.training import RunMode
 
 Size = tuple[int, int | None]
 """Batch and length; None where the workload has no length."""
 
-PRECISIONS: Mapping[str, tuple[int, str]] = {
-    "fp32": (4, "float32"),
-    "fp16": (2, "float16"),
-    "bf16": (2, "bfloat16"),
-    "fp8": (1, "float8_e4m3fn"),
-    "int8": (1, "int8"),
-}
-"""Name -> bytes of one value, and the dtype that a layer then has."""
-
 NUMBERS = ("macs", "flops", "parameters", "weight_bytes", "input_bytes", "output_bytes")
-SIZE = 2
-"""Column of WorkloadGraph.allocations that holds the bytes."""
+BATCHES = (2, 3, 4)
+"""Batches that are traced for the fit of larger ones."""
 
 SEQUENCE = ("seq_len", "embed_dim", "num_heads")
 """Fields of a layer that grow with batch and length."""
@@ -118,12 +116,13 @@ class Family:
                     f"{_words(size)}",
                     "trace it at each size; or, if it pads to multiples of a length, say so (LengthAxis.multiple)",
                 )
-        weights = np.outer(
-            polynomial_weights([float(b) for b in self._batches(batch)], batch),
-            polynomial_weights([float(n or 0) for n in self._lengths(length)], length or 0),
-        ).ravel()
-        numbers = np.rint(weights @ np.stack([_numbers(graph) for graph in graphs]))
-        return _rebuilt(graphs[0], numbers, batch)
+        by_batch = polynomial_weights(self._batches(batch), batch)
+        by_length = polynomial_weights([n or 0 for n in self._lengths(length)], length or 0)
+        values = _combined([b * n for b in by_batch for n in by_length], [_numbers(graph) for graph in graphs])
+        found = _rebuilt(graphs, values, batch)
+        if (_numbers(found) < 0).any():
+            raise WorkloadError(f"{self.name} cannot be as small as {_words((batch, length))}", "a larger size")
+        return found
 
     def _trace(self, batch: int, length: int | None) -> WorkloadGraph:
         if (batch, length) not in self._traces:
@@ -131,8 +130,16 @@ class Family:
         return self._traces[batch, length]
 
     def _batches(self, batch: int) -> list[int]:
-        """The example's own batch, or 2 and 3: a batch of 1 is traced with shortcuts of its own."""
-        return [batch] if batch in (1, self.batch) else [2, 3]
+        """Batches whose traces give this one. A batch of 1 has shortcuts of its own and says nothing of others."""
+        if batch <= BATCHES[-1] or batch == self.batch:
+            return [batch]
+        return list(BATCHES[:2] if self._affine_in_batch else BATCHES)
+
+    @cached_property
+    def _affine_in_batch(self) -> bool:
+        """Whether every figure grows by as much between the last two of BATCHES as between the first two."""
+        two, three, four = (_numbers(self._trace(batch, self.length)) for batch in BATCHES)
+        return len(two) == len(three) == len(four) and np.array_equal(four - three, three - two)
 
     def _lengths(self, length: int | None) -> list[int | None]:
         if length is None or self.length is None or length == self.length:
@@ -149,98 +156,61 @@ def family(
     *,
     inputs: Sequence[str] = (),
     length: LengthAxis | None = None,
-    mode: Mode = "inference",
+    mode: RunMode = "inference",
     cache: bool = True,
 ) -> Family:
-    """Return a workload as a family over its batch, which is dimension 0 of every input, and its length.
+    """Return a workload as a family over its batch (see `workloads.factory.at_batch`) and its length.
 
     Parameters
     ----------
     name
-        Of the catalogue, or any model as `package.module:factory`.
+        Of the catalogue, any model as `package.module:factory`, or a model file.
     inputs, length
-        Of a model that is not in the catalogue: the shapes of its inputs, such as "1x128:int64", and where its
-        sequence stands, if it has one.
+        Of a model that is not in the catalogue: the shapes of its inputs, such as "1x128:int64", where it does not come
+        with them; and where its sequence stands, if it has one.
     mode
-        "inference", or "train": one training step.
+        "inference", "train", or a `Training` for a training step of these options.
 
     Raises
     ------
     WorkloadError
-        If there is no such workload, or no shapes of its inputs.
+        If there is no such workload, or no shapes of its inputs; without such shapes also if it cannot be traced.
     """
-    ours = ":" not in name
-    entry = catalog.entry(name) if ours else catalog.Entry(name=name.rpartition(":")[2], factory=name)
+    file = is_model_file(name)
+    ours = ":" not in name and not file
+    label = name if ours else Path(name).stem if file else name.rpartition(":")[2]
+    entry = catalog.entry(name) if ours else catalog.Entry(name=label, factory=name)
     shapes = entry.inputs if ours else tuple(parse_input(text) for text in inputs)
     axis = entry.length if ours else length
-    if not shapes:
-        raise WorkloadError(f"the shapes of the inputs of {name} are not known", "give them, such as 1x3x224x224")
+    if axis is not None and not shapes:
+        raise WorkloadError(f"the shapes of the inputs of {name} are not known", "give them, such as 1x128:int64")
 
-    def trace_at(batch: int, length: int | None) -> WorkloadGraph:
-        sizes = [[batch, *shape[1:]] for shape, _ in shapes]
+    def trace_at(batch: int | None, length: int | None) -> WorkloadGraph:
+        sizes = [list(shape) for shape, _ in shapes]
         if axis is not None and length is not None:
             sizes[axis.input][axis.dim] = length
         resized = tuple((tuple(size), dtype) for size, (_, dtype) in zip(sizes, shapes, strict=True))
         if ours:
-            return catalog.traced(replace(entry, inputs=resized), cache=cache, mode=mode)
-        texts = [f"{'x'.join(map(str, size))}:{dtype}" for size, dtype in resized]
-        return trace_factory(name, texts, cache=cache, mode=mode)
+            return catalog.traced(replace(entry, inputs=resized), cache=cache, mode=mode, batch=batch)
+        texts = ["x".join(map(str, size)) + ("" if file else f":{dtype}") for size, dtype in resized]
+        return trace_factory(name, texts, cache=cache, mode=mode, batch=batch)
 
-    return Family(
-        name=entry.name,
-        trace_at=trace_at,
-        batch=shapes[0][0][0],
-        length=shapes[axis.input][0][axis.dim] if axis else None,
-        axis=axis,
-    )
-
-
-def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
-    """Return the graph with every floating value in this precision: same operations, other bytes.
-
-    Raises WorkloadError for a precision that is not in PRECISIONS.
-    """
-    if precision not in PRECISIONS:
-        raise WorkloadError(f"there is no precision {precision!r}", f"there are {', '.join(PRECISIONS)}")
-    size, dtype = PRECISIONS[precision]
-    sized = scaled(graph, graph.batch, size)
-    layers = []
-    for layer, row, growth in zip(graph.layers, sized.rows, sized.precision.tolist(), strict=True):
-        grown: dict[str, Any] = {key: round(float(row[key])) for key in ("weight_bytes", "input_bytes", "output_bytes")}
-        weights = {k: (round(first * growth), round(end * growth)) for k, (first, end) in layer.weights.items()}
-        floating = "float" in layer.dtype
-        layers.append(
-            replace(
-                layer,
-                **grown,
-                weights=weights,
-                float_bytes=round(float(row["float_bytes"])),
-                dtype=dtype if floating else layer.dtype,
-            )
-        )
-    before, after = _stored(graph.layers), _stored(layers)
-    allocations = graph.allocations.copy()
-    allocations[:, SIZE] = np.rint(allocations[:, SIZE] * sized.precision[allocations[:, 0]])
-    return replace(
-        graph,
-        layers=tuple(layers),
-        edge_bytes=np.rint(sized.edge_bytes).astype(np.int64),
-        allocations=allocations,
-        weight_bytes=round(graph.weight_bytes * after / before) if before else graph.weight_bytes,
-    )
+    if shapes:
+        own = shapes[axis.input][0][axis.dim] if axis else None
+        return Family(name=label, trace_at=trace_at, batch=shapes[0][0][0], length=own, axis=axis)
+    as_given = trace_at(None, None)
+    found = Family(name=label, trace_at=trace_at, batch=as_given.batch)
+    found._traces[as_given.batch, None] = as_given
+    return found
 
 
-def polynomial_weights(points: Sequence[float], x: float) -> NDArray[np.float64]:
+def polynomial_weights(points: Sequence[int], x: int) -> list[Fraction]:
     """Weights [P] by which values at P points make the value at `x` of the polynomial through them (Lagrange).
 
-    >>> polynomial_weights([1.0, 2.0, 3.0], 4.0).tolist()
-    [1.0, -3.0, 3.0]
+    >>> [str(weight) for weight in polynomial_weights([1, 2, 3], 4)]
+    ['1', '-3', '3']
     """
-    at = np.array(points)
-    others = at[None, :] - at[:, None] + np.eye(len(at))
-    factors = np.where(np.eye(len(at), dtype=bool), 1.0, (x - at[None, :]) / -others)
-    weights: NDArray[np.float64] = factors.prod(axis=1)
-    return weights
+    return [prod((Fraction(x - q, p - q) for q in points if q != p), start=Fraction(1)) for p in points]
 
 
 def _totals(graph: WorkloadGraph) -> dict[str, float]:
@@ -250,15 +220,6 @@ def _totals(graph: WorkloadGraph) -> dict[str, float]:
         "bytes": sum(layer.bytes for layer in graph.layers),
         "peak_memory": peak_memory(graph).bytes,
     }
-
-
-def _stored(layers: Iterable[Layer]) -> int:
-    """Bytes of the parts of weights that layers read, each name once by its longest part."""
-    held: dict[str, int] = {}
-    for layer in layers:
-        for name, (first, end) in layer.weights.items():
-            held[name] = max(held.get(name, 0), end - first)
-    return sum(held.values())
 
 
 def _words(size: Size) -> str:
@@ -290,7 +251,13 @@ def _skeleton(layer: Layer) -> tuple[Any, ...]:
     )
 
 
-def _numbers(graph: WorkloadGraph) -> NDArray[np.float64]:
+def _looks_up(layer: Layer) -> bool:
+    """Whether a layer only moves data, and reads of its table as much as it writes, or all that there is."""
+    moves = layer.kind in (OperatorKind.EMBEDDING, OperatorKind.COPY)
+    return moves and 0 < layer.weight_bytes == min(layer.output_bytes, layer.resident_bytes)
+
+
+def _numbers(graph: WorkloadGraph) -> NDArray[np.int64]:
     """All figures of a graph that depend on its size, one after the other, as `_rebuilt` reads them."""
     layers = graph.layers
     return np.array(
@@ -304,13 +271,22 @@ def _numbers(graph: WorkloadGraph) -> NDArray[np.float64]:
             *chain.from_iterable(graph.input_shapes),
             graph.weight_bytes,
         ],
-        np.float64,
+        np.int64,
     )
 
 
-def _rebuilt(template: WorkloadGraph, numbers: NDArray[np.float64], batch: int) -> WorkloadGraph:
-    """Return the template with these figures."""
-    values = iter(np.maximum(numbers, 0).astype(np.int64).tolist())
+def _combined(weights: Sequence[Fraction], values: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Sum of values [G, M] by weight [G], rounded to whole numbers [M]; computed in whole numbers of any size."""
+    common = lcm(*(weight.denominator for weight in weights))
+    total = sum(int(w * common) * column.astype(object) for w, column in zip(weights, values, strict=True))
+    rounded: NDArray[np.int64] = ((2 * np.asarray(total) + common) // (2 * common)).astype(np.int64)
+    return rounded
+
+
+def _rebuilt(traces: Sequence[WorkloadGraph], numbers: NDArray[np.int64], batch: int) -> WorkloadGraph:
+    """Return the first trace with these figures."""
+    template = traces[0]
+    values = iter(numbers.tolist())
 
     def take(count: int) -> list[int]:
         return [next(values) for _ in range(count)]
@@ -327,10 +303,10 @@ def _rebuilt(template: WorkloadGraph, numbers: NDArray[np.float64], batch: int) 
     allocations[:, SIZE] = take(len(allocations))
     input_shapes = tuple(tuple(take(len(shape))) for shape in template.input_shapes)
     resized = []
-    for layer, row, shape, output, spans in zip(layers, figures, shapes, outputs, weights, strict=True):
-        if layer.kind is OperatorKind.EMBEDDING:  # no more rows than the table has
-            row["weight_bytes"] = min(row["weight_bytes"], sum(end - first for first, end in spans.values()))
-        resized.append(replace(layer, **row, shape=shape, output_shape=output, weights=spans))
+    for index, (row, shape, output, spans) in enumerate(zip(figures, shapes, outputs, weights, strict=True)):
+        if all(_looks_up(graph.layers[index]) for graph in traces):  # no more rows than the table has
+            row["weight_bytes"] = min(row["output_bytes"], sum(end - first for first, end in spans.values()))
+        resized.append(replace(layers[index], **row, shape=shape, output_shape=output, weights=spans))
     return replace(
         template,
         layers=tuple(resized),

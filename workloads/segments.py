@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import pairwise, takewhile
 from typing import Any, overload
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from workloads.attention import attention_layers
 from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
 from workloads.errors import WorkloadError
-from workloads.graph import WorkloadGraph
-from workloads.resized import scaled
+from workloads.graph import OperatorKind, WorkloadGraph
+from workloads.precision import scaled
 from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
 
 SEGMENT_SIZE = 4
@@ -56,7 +57,8 @@ class SegmentGraph(Sequence[Segment]):
 
     `segment_of_layer` [N] never decreases. `edges` [E, 2] are pairs of segments, each once, with the bytes that the
     consumer reads of the producer (a tensor that several of its layers read counts once). All bytes and operations
-    hold for inputs of `batch` examples and floating values of `float_bytes`.
+    hold for the batch of the graph and floating values of `float_bytes`. `origin` [N] is the layer of the graph that
+    was cut which each layer is, or for a copy that only this batch makes the one before it (see `over`).
     """
 
     graph: WorkloadGraph
@@ -64,8 +66,13 @@ class SegmentGraph(Sequence[Segment]):
     segment_of_layer: NDArray[np.int64]
     edges: NDArray[np.int64]
     edge_bytes: NDArray[np.float64]
-    batch: int = 1
+    origin: NDArray[np.int64]
     float_bytes: int = 4
+
+    @property
+    def batch(self) -> int:
+        """Examples of an input."""
+        return self.graph.batch
 
     @overload
     def __getitem__(self, index: int) -> Segment: ...
@@ -80,35 +87,47 @@ class SegmentGraph(Sequence[Segment]):
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
 
-    def at(self, batch: int = 1, float_bytes: int = 4) -> SegmentGraph:
-        """Return the same segments at another batch and precision.
+    def at(self, float_bytes: int) -> SegmentGraph:
+        """Return the same segments at another precision.
 
-        Operations and activations grow with the batch: dimension 0 of every activation is taken to be the batch.
-        Weights do not, but for the rows that embeddings look up (at most the whole table). What is floating takes
-        `float_bytes` a real number instead of the layer's own; the tensors of layers without floating values keep their
-        size. Marks of fine splitting are kept.
+        What is floating takes `float_bytes` a real number instead of the layer's own; the tensors of layers without
+        floating values keep their size. Marks of fine splitting are kept.
 
-        Raises WorkloadError where one of them is not positive, and for another batch of a training step, in which
-        gradients of weights and the optimiser's work do not grow with it.
+        Raises WorkloadError where it is not positive.
         """
-        for name, value in (("batch", batch), ("float_bytes", float_bytes)):
-            if value <= 0:
-                raise WorkloadError(f"{name} is {value}", "at least 1")
-        if self.graph.mode == "train" and batch != self.graph.batch:
-            raise WorkloadError(
-                f"{self.graph.name} is a training step of batch {self.graph.batch}, not {batch}",
-                f"batch {self.graph.batch}, or trace the step with example inputs of batch {batch}",
-            )
-        sizes, edges, edge_bytes = _sizes(self.graph, self.segment_of_layer, batch, float_bytes)
+        if float_bytes <= 0:
+            raise WorkloadError(f"float_bytes is {float_bytes}", "at least 1")
+        sizes, edges, edge_bytes = _sizes(self.graph, self.segment_of_layer, float_bytes)
         resized = (replace(segment, **{name: column[segment.id] for name, column in sizes.items()}) for segment in self)
-        return replace(
-            self, segments=tuple(resized), edges=edges, edge_bytes=edge_bytes, batch=batch, float_bytes=float_bytes
+        return replace(self, segments=tuple(resized), edges=edges, edge_bytes=edge_bytes, float_bytes=float_bytes)
+
+    def over(self, graph: WorkloadGraph) -> SegmentGraph:
+        """Return the same segments of the same model at another batch or length, whose graph is given.
+
+        Layers correspond one to one. Only copies may be more or fewer (of a batch of 1 some are views): a further one
+        joins the segment of the layer before it. Marks of fine splitting are kept.
+
+        Raises WorkloadError where the models differ, or nothing of a segment is left.
+        """
+        origin = corresponding(self.graph, graph)
+        segment_of_layer = self.segment_of_layer[origin]
+        if missing := sorted(set(range(len(self))) - set(segment_of_layer.tolist())):
+            raise WorkloadError(
+                f"of segment {missing[0]} of {self.graph.name} nothing runs at batch {graph.batch}, where a copy is a "
+                "view",
+                "longer segments",
+            )
+        cut = _segmented(graph, segment_of_layer, self.float_bytes)
+        marked = (
+            replace(mine, can_split_fine=segment.can_split_fine, fine_groups=segment.fine_groups)
+            for mine, segment in zip(cut, self, strict=True)
         )
+        return replace(cut, segments=tuple(marked), origin=self.origin[origin])
 
     @cached_property
     def features(self) -> NDArray[np.void]:
-        """Record array [N] of LAYER_FEATURES, at this batch and precision."""
-        return scaled(self.graph, self.batch, self.float_bytes).rows
+        """Record array [N] of LAYER_FEATURES, at this precision."""
+        return scaled(self.graph, self.float_bytes).rows
 
     def weight_bytes_together(self, group: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
         """Return the bytes [groups] of weights that the segments of each `group` [K] keep in one memory.
@@ -116,8 +135,8 @@ class SegmentGraph(Sequence[Segment]):
         What several of them use lies there once: tied weights, and in a training step those that the forward and the
         backward pass read and the optimiser updates.
         """
-        precision = scaled(self.graph, self.batch, self.float_bytes).precision
-        return _resident_weights(self.graph, precision, group[self.segment_of_layer], groups)
+        growth = scaled(self.graph, self.float_bytes).growth
+        return _resident_weights(self.graph, growth, group[self.segment_of_layer], groups)
 
     @cached_property
     def shares_weights(self) -> bool:
@@ -178,19 +197,7 @@ def build_segments(
     else:
         first = cut_every(graph, SEGMENT_SIZE if segment_size is None else segment_size)
     segment_of_layer = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(graph.layers))))
-    batch, float_bytes = graph.batch, _traced_float_bytes(graph)
-    sizes, edges, edge_bytes = _sizes(graph, segment_of_layer, batch, float_bytes)
-    columns = _characters(graph, segment_of_layer, first) | sizes
-    segments = (Segment(id=k, **{name: column[k] for name, column in columns.items()}) for k in range(len(first)))
-    return SegmentGraph(
-        graph=graph,
-        segments=tuple(segments),
-        segment_of_layer=segment_of_layer,
-        edges=edges,
-        edge_bytes=edge_bytes,
-        batch=batch,
-        float_bytes=float_bytes,
-    )
+    return _segmented(graph, segment_of_layer, _traced_float_bytes(graph))
 
 
 def mark_fine_splittable_segments(segments: SegmentGraph, cfg: Mapping[str, Any]) -> SegmentGraph:
@@ -223,17 +230,60 @@ def mark_fine_splittable_segments(segments: SegmentGraph, cfg: Mapping[str, Any]
     )
 
 
+def corresponding(one: WorkloadGraph, other: WorkloadGraph) -> NDArray[np.int64]:
+    """Return the layer of `one` [N] that each layer of `other`, the same model at another size, corresponds to.
+
+    A copy that `one` does not make corresponds to the layer before it, the first of its phase to the one after it.
+
+    Raises WorkloadError where a layer that is no copy has no counterpart.
+    """
+    ours, theirs = ([(layer.operator, layer.module, layer.phase) for layer in graph.layers] for graph in (one, other))
+    if ours == theirs:
+        return np.arange(len(one.layers))
+    found = np.zeros(len(other.layers), np.int64)
+    for tag, a, a_end, b, b_end in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+        if tag == "equal":
+            found[b:b_end] = np.arange(a, a_end)
+            continue
+        for layer in (*one.layers[a:a_end], *other.layers[b:b_end]):
+            if layer.kind is not OperatorKind.COPY:
+                raise WorkloadError(
+                    f"the structure of {one.name} differs between batch {one.batch} and {other.batch}: "
+                    f"{layer.operator} in {layer.module or 'the model itself'} is not in both",
+                    "a study of each batch for itself",
+                )
+        if b < b_end:
+            found[b:b_end] = a if not a or one.layers[a - 1].phase != other.layers[b].phase else a - 1
+    return found
+
+
 def _traced_float_bytes(graph: WorkloadGraph) -> int:
     """Size of a floating value as traced: of most layers, where they differ."""
     sizes = Counter(layer.float_bytes for layer in graph.layers if layer.float_bytes)
     return sizes.most_common(1)[0][0] if sizes else 4
 
 
+def _segmented(graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], float_bytes: int) -> SegmentGraph:
+    first = np.flatnonzero(np.diff(segment_of_layer, prepend=-1))
+    sizes, edges, edge_bytes = _sizes(graph, segment_of_layer, float_bytes)
+    columns = _characters(graph, segment_of_layer, first) | sizes
+    segments = (Segment(id=k, **{name: column[k] for name, column in columns.items()}) for k in range(len(first)))
+    return SegmentGraph(
+        graph=graph,
+        segments=tuple(segments),
+        segment_of_layer=segment_of_layer,
+        edges=edges,
+        edge_bytes=edge_bytes,
+        origin=np.arange(len(graph.layers)),
+        float_bytes=float_bytes,
+    )
+
+
 def _sizes(
-    graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], batch: int, float_bytes: int
+    graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], float_bytes: int
 ) -> tuple[dict[str, list[Any]], NDArray[np.int64], NDArray[np.float64]]:
-    """What depends on batch and precision: columns [K] of Segment, and the edges between segments with their bytes."""
-    resized = scaled(graph, batch, float_bytes)
+    """What depends on the precision: columns [K] of Segment, and the edges between segments with their bytes."""
+    resized = scaled(graph, float_bytes)
     rows, count = resized.rows, int(segment_of_layer[-1]) + 1
     first = np.searchsorted(segment_of_layer, np.arange(count))
     reads = segment_reads(graph.edges, resized.edge_bytes, rows["output_bytes"], segment_of_layer)
@@ -249,7 +299,7 @@ def _sizes(
         "macs": total(rows["macs"]),
         "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]),
         "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
-        "weight_bytes": _resident_weights(graph, resized.precision, segment_of_layer, count).tolist(),
+        "weight_bytes": _resident_weights(graph, resized.growth, segment_of_layer, count).tolist(),
         "workspace_bytes": peak_live_bytes(
             reads, rows["output_bytes"], resized.external_bytes, segment_of_layer
         ).tolist(),
@@ -262,7 +312,7 @@ def _sizes(
 def _characters(
     graph: WorkloadGraph, segment_of_layer: NDArray[np.int64], first: NDArray[np.int64]
 ) -> dict[str, list[Any]]:
-    """What does not depend on batch and precision: columns [K] of Segment."""
+    """What does not depend on the precision: columns [K] of Segment."""
     rows, count = graph.features, len(first)
     flops = sum_by(segment_of_layer, rows["flops"], count)
     attention = sum_by(segment_of_layer, rows["flops"] * attention_layers(graph), count)
@@ -279,7 +329,7 @@ def _characters(
 
 
 def _resident_weights(
-    graph: WorkloadGraph, precision: NDArray[np.float64], segment_of_layer: NDArray[np.int64], count: int
+    graph: WorkloadGraph, growth: NDArray[np.float64], segment_of_layer: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
     """Bytes of weights [count] that lie in memory; the parts of one weight that a segment's layers use are joined."""
     parts: dict[tuple[int, str], list[tuple[int, int]]] = {}
@@ -287,7 +337,7 @@ def _resident_weights(
     for index, (layer, segment) in enumerate(zip(graph.layers, segment_of_layer.tolist(), strict=True)):
         for name, part in layer.weights.items():
             parts.setdefault((segment, name), []).append(part)
-            scale[segment, name] = max(scale.get((segment, name), 0.0), precision[index])
+            scale[segment, name] = max(scale.get((segment, name), 0.0), growth[index])
     weights = np.zeros(count)
     for (segment, name), held in parts.items():
         covered = 0

@@ -176,9 +176,9 @@ def map_design(
             "names joined by single commas, such as big_core,small_core; slots left over stay empty",
         )
     system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
-    graph = workload_graph(workload)
+    graph = workload_graph(workload, batch=batch)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
-    table = cost_table(segments, system, model=model, precision=precision, batch=batch)
+    table = cost_table(segments, system, model=model, precision=precision)
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
     design = MappedDesign(

@@ -18,7 +18,7 @@ CHIPS = load_library("chiplets").chips
 
 def test_a_segment_costs_the_sum_of_its_layers_each_at_its_roofline():
     segments, chip = hand_made(), CHIPS["big_core"]
-    costs = segment_costs(segments, [chip], precision="fp16", batch=2)
+    costs = segment_costs(segments, [chip], precision="fp16")
     part = chip_features([chip], Precision.FP16)[0]
     for segment in segments:
         latency_ms = 0.0
@@ -26,8 +26,8 @@ def test_a_segment_costs_the_sum_of_its_layers_each_at_its_roofline():
         by_bound = [0.0, 0.0, 0.0]
         for n in segment.layer_indices:
             layer = segments.graph.layers[n]
-            flops = 2 * layer.flops  # batch 2
-            moved = layer.weight_bytes / 2 + (layer.input_bytes + layer.output_bytes)  # half the bytes, twice the batch
+            flops = layer.flops
+            moved = layer.bytes / 2  # fp16, traced in fp32
             matrix = layer.kind in ("conv", "linear")
             peak = part["achievable"] * (part["peak_flops"] if matrix else part["vector_flops"])
             compute, memory = flops / peak * 1e3, moved / (part["achievable_bw"] * part["peak_bw"]) * 1e3
@@ -91,9 +91,9 @@ def test_what_a_chip_cannot_run_is_refused_with_every_reason():
 
 def test_the_mapping_problem_states_what_the_docstring_says():
     segments = hand_made()
-    table = cost_table(segments, two_by_two("big_core", "small_core"), precision="int8", batch=2)
+    table = cost_table(segments, two_by_two("big_core", "small_core"), precision="int8")
     serial, stream = table.mapping_problem("latency"), table.mapping_problem("throughput", contiguous=True)
-    scaled = segments.at(batch=2, float_bytes=1)
+    scaled = segments.at(1)
     assert serial.resident_bytes == pytest.approx(scaled.weight_bytes + scaled.output_bytes)
     assert stream.resident_bytes == pytest.approx(scaled.weight_bytes + 2 * scaled.output_bytes)
     assert (serial.edge_bytes == scaled.edge_bytes).all()

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import workloads
 from chiplib import load_library
 from dse import DesignSpace, DseError, Study
 from dse.objectives import Objectives, nondominated
 from dse.resolve import resolve
 from dse.study import Progress
+from dse.study_file import Segmentation
 
 NET = """
 import torch
@@ -38,6 +42,24 @@ def net():
     layers = [nn.Conv2d(3, 32, 7, stride=4), Block(32), nn.Conv2d(32, 128, 3, stride=2), Block(128), Block(128)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
     return nn.Sequential(*layers, *head), (torch.zeros(1, 3, 128, 128),)
+"""
+
+FOLDED = """
+import torch
+from torch import nn
+
+class Folded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inner = nn.Conv2d(2, 16, 3, padding=1), nn.Conv1d(16, 16, 3, padding=1)
+        self.leave, self.positions = nn.Linear(64, 64), nn.Parameter(torch.zeros(64, 64))
+    def forward(self, x):
+        y = self.enter(x).permute(0, 2, 1, 3)
+        y = self.inner(y.flatten(0, 1)).mean(1)  # a view where the batch is 1, else a copy
+        return self.leave(y.unflatten(0, (x.shape[0], 64)) + self.positions.sin())
+
+def net():
+    return Folded(), (torch.zeros(1, 2, 64, 64),)
 """
 
 STUDY = """
@@ -197,6 +219,39 @@ def test_a_pipelined_study_with_batches_proves_its_front() -> None:
     assert summary["open_unmapped"] == 0
     batches = {point["params"]["batch"] for point in summary["front"]}
     assert batches <= {1, 4}
+
+
+def test_what_a_batch_costs_is_that_of_a_trace_at_this_batch() -> None:
+    """Also where work does not grow with the batch, and where a batch needs copies that one example does not."""
+    Path("folded.py").write_text(FOLDED)
+    study = replace(Study.load("tiny.yaml"), workload="folded:net", segments=Segmentation(count=3))
+    study = replace(study, space=replace(study.space, batches=(1, 6)))
+    resolved = resolve(study, load_library(study.library))
+    layers = resolved.workload["layers"]
+    for (precision, batch), costs in resolved.evaluator.costs.items():
+        graph = workloads.trace_factory("folded:net", batch=batch)
+        assert costs.segments.graph == graph
+        assert [segment.name for segment in costs.segments] == [s["name"] for s in resolved.workload["segments"]]
+        if precision == "fp16":
+            assert sum(segment.bytes for segment in costs.segments) == sum(layer.bytes for layer in graph.layers) / 2
+    assert len(layers) == len(resolved.evaluator.costs["fp16", 1].segments.graph.layers)
+    assert len(layers) < len(resolved.evaluator.costs["fp16", 6].segments.graph.layers)
+    result = replace(study, budget=30).run("runs/folded")
+    for file in (result.folder / "timelines").glob("*.json"):
+        detail = json.loads(file.read_text())
+        assert sorted({layer["index"] for layer in detail["layers"]}) == list(range(len(layers)))
+
+
+def test_a_batch_that_a_file_does_not_leave_open_is_refused() -> None:
+    module = nn.Linear(4, 4)
+    torch.export.save(torch.export.export(module, (torch.zeros(3, 4),)), "fixed.pt2")
+    study = replace(Study.load("tiny.yaml"), workload="fixed.pt2", segments=Segmentation(count=1), budget=1)
+    with pytest.raises(DseError, match=r"study tiny, space.batches: batch 1: fixed.pt2: input .* is 3x4") as caught:
+        study.run("runs/fixed")
+    assert caught.value.hint.startswith("batch 3; or")
+    assert (
+        replace(study, space=replace(study.space, batches=(3,)), budget=1).run("runs/fixed").summary["evaluated"] == 1
+    )
 
 
 def test_an_objective_without_a_bound_proves_nothing_and_says_so() -> None:

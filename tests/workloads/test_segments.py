@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from workloads.attention import attention_layers
 from workloads.errors import WorkloadError
@@ -191,8 +192,8 @@ def test_a_tensor_counts_once_a_segment_and_its_slices_add_up() -> None:
     assert pairs.edge_bytes.tolist() == [64, 96]
 
 
-def rescaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> WorkloadGraph:
-    """The graph as it would be traced at another batch and precision."""
+def rescaled(graph: WorkloadGraph, float_bytes: int) -> WorkloadGraph:
+    """The graph as it would be traced at another precision."""
 
     def factor(layer: Layer) -> float:
         return float_bytes / layer.float_bytes if layer.float_bytes else 1.0
@@ -203,20 +204,18 @@ def rescaled(graph: WorkloadGraph, batch: int, float_bytes: int) -> WorkloadGrap
         old, new = int(graph.edge_bytes[known].sum()), int(edge_bytes[known].sum())
         return replace(
             layer,
-            macs=layer.macs * batch,
-            flops=layer.flops * batch,
             weights=weights,
             weight_bytes=sum(end - first for first, end in weights.values()),
-            input_bytes=new + int((layer.input_bytes - old) * batch * factor(layer)),
-            output_bytes=int(layer.output_bytes * batch * factor(layer)),
+            input_bytes=new + int((layer.input_bytes - old) * factor(layer)),
+            output_bytes=int(layer.output_bytes * factor(layer)),
             float_bytes=float_bytes if layer.float_bytes else 0,
         )
 
     edge_bytes = np.array(
-        [n * batch * factor(graph.layers[u]) for (u, _), n in zip(graph.edges, graph.edge_bytes, strict=True)]
+        [n * factor(graph.layers[u]) for (u, _), n in zip(graph.edges, graph.edge_bytes, strict=True)]
     )
     layers = tuple(scaled(layer, index) for index, layer in enumerate(graph.layers))
-    return replace(graph, layers=layers, edge_bytes=edge_bytes, batch=batch)
+    return replace(graph, layers=layers, edge_bytes=edge_bytes)
 
 
 COMPARED = ["flops", "macs", "bytes", "traffic_in_bytes", "traffic_out_bytes", "weight_bytes", "workspace_bytes"]
@@ -233,14 +232,12 @@ def assert_equal(one: SegmentGraph, other: SegmentGraph) -> None:
 
 
 @quick
-@given(graphs(), st.integers(1, 4), st.integers(1, 5), st.sampled_from([1, 2, 4, 8]))
-def test_another_batch_and_precision_equal_rescaling_every_tensor(
-    graph: WorkloadGraph, size: int, batch: int, float_bytes: int
-) -> None:
-    expected = replace(build_segments(rescaled(graph, batch, float_bytes), segment_size=size), float_bytes=float_bytes)
+@given(graphs(), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]))
+def test_another_precision_equals_rescaling_every_tensor(graph: WorkloadGraph, size: int, float_bytes: int) -> None:
+    expected = replace(build_segments(rescaled(graph, float_bytes), segment_size=size), float_bytes=float_bytes)
     segments = build_segments(graph, segment_size=size)
-    assert_equal(segments.at(batch, float_bytes), expected)
-    assert_equal(segments.at(7, 2).at(batch, float_bytes), expected)  # always from what was traced
+    assert_equal(segments.at(float_bytes), expected)
+    assert_equal(segments.at(2).at(float_bytes), expected)  # always from what was traced
 
 
 def test_another_batch_and_precision_equal_a_fresh_trace() -> None:
@@ -249,24 +246,40 @@ def test_another_batch_and_precision_equal_a_fresh_trace() -> None:
         (ViT(image=32, patch=8, dim=32, depth=2, heads=4, hidden=64, classes=10), (3, 32, 32)),
     ):
         segments = build_segments(trace(model.eval(), (torch.zeros(1, *shape),), name="model"), segment_size=3)
-        at_four = build_segments(trace(model, (torch.zeros(4, *shape),), name="model"), segment_size=3)
-        assert_equal(segments.at(4, 4), at_four)
-        np.testing.assert_array_equal(segments.at(4).features, at_four.features)
+        at_four = trace(model, (torch.zeros(4, *shape),), name="model")
+        assert_equal(segments.over(at_four), build_segments(at_four, segment_size=3))
         at_half = build_segments(trace(model.half(), (torch.zeros(1, *shape).half(),), name="model"), segment_size=3)
         assert at_half.float_bytes == 2
-        assert_equal(segments.at(1, 2), at_half)
+        assert_equal(segments.at(2), at_half)
+        assert_equal(segments.at(2).over(at_four), build_segments(at_four, segment_size=3).at(2))
 
 
-def test_another_batch_of_htdemucs_is_off_only_by_its_tables_of_positions() -> None:
-    """They do not grow with the batch, the one place where dimension 0 is something else."""
-    model = HTDemucs(channels=8, nfft=2048, depth=2, dconv_mode=0, t_layers=2, t_heads=2, segment_s=0.5).eval()
-    one, three = (
-        build_segments(trace(model, (torch.zeros(batch, 2, 22_050),), name="htdemucs"), depth=1) for batch in (1, 3)
-    )
-    assert sum(s.macs for s in one.at(3)) == sum(s.macs for s in three)
-    assert one.at(3).weight_bytes.tolist() == three.weight_bytes.tolist()
-    for name in ("flops", "edge_bytes", "workspace_bytes"):
-        assert getattr(one.at(3), name).sum() == pytest.approx(getattr(three, name).sum(), rel=0.02), name
+def test_a_copy_that_only_a_batch_makes_joins_the_segment_of_the_layer_before() -> None:
+    model = HTDemucs(channels=8, nfft=2048, depth=2, dconv_mode=1, t_layers=2, t_heads=2, segment_s=0.5).eval()
+    one, three = (trace(model, (torch.zeros(batch, 2, 22_050),), name="htdemucs") for batch in (1, 3))
+    assert len(three.layers) > len(one.layers)  # at batch 1 frequencies fold into the batch without a copy
+    for cut in ({"segment_size": 4}, {"depth": 1}, {"count": 6}):
+        segments = build_segments(one, **cut)
+        larger = segments.over(three)
+        assert [s.name for s in larger] == [s.name for s in segments]
+        assert sum(s.flops for s in larger) == three.flops
+        assert sum(s.bytes for s in larger) == sum(layer.bytes for layer in three.layers)
+        for layer, origin, segment in zip(three.layers, larger.origin, larger.segment_of_layer, strict=True):
+            assert segment == segments.segment_of_layer[origin]
+            same = (one.layers[origin].operator, one.layers[origin].module) == (layer.operator, layer.module)
+            assert same or layer.kind is OperatorKind.COPY
+        assert (np.diff(larger.origin) >= 0).all()
+        back = build_segments(three, **cut).over(one)
+        assert (back.origin == np.flatnonzero(np.diff(larger.origin, prepend=-1))).all()
+
+
+ACTIVATIONS = (nn.ReLU(), nn.Tanh())
+
+
+def test_segments_of_another_model_are_refused() -> None:
+    nets = [trace(nn.Sequential(nn.Linear(4, 4), act).eval(), (torch.zeros(1, 4),), name="net") for act in ACTIVATIONS]
+    with pytest.raises(WorkloadError, match=r"structure of net differs.*aten\.relu"):
+        build_segments(nets[0], segment_size=1).over(nets[1])
 
 
 def test_attention_share_is_that_of_kernels_and_projections() -> None:
@@ -299,8 +312,9 @@ def test_fine_splittable_segments_are_marked_and_stay_so() -> None:
     assert [s.id for s in marked if s.can_split_fine] == [s.id for s in segments if "attention" in s.name.split(".")]
     assert {s.fine_groups for s in marked} == {None, 2}
     assert not any(s.can_split_fine for s in segments)
-    scaled = marked.at(2, 2)
-    assert [s.can_split_fine for s in scaled] == [s.can_split_fine for s in marked]
+    larger = trace(model, (torch.zeros(2, 3, 32, 32),), name="vit")
+    for other in (marked.at(2), marked.over(larger)):
+        assert [s.can_split_fine for s in other] == [s.can_split_fine for s in marked]
     four = mark_fine_splittable_segments(marked, cfg | {"fine_groups": 4})
     assert {s.fine_groups for s in four} == {None, 4}
     none = mark_fine_splittable_segments(marked, cfg | {"fine_split_traffic_threshold": 1e9})
@@ -335,27 +349,14 @@ def test_wrong_ways_to_cut_are_named(arguments: dict[str, float], names: str) ->
     assert caught.value.hint
 
 
-def test_embeddings_read_more_rows_with_the_batch_up_to_their_table() -> None:
-    table = Layer(
-        name="x", operator="op", kind=OperatorKind.EMBEDDING, weight_bytes=12, weights={"t": (0, 40)}, output_bytes=12
-    )
-    segments = build_segments(replace(ONE_LAYER, layers=(table,)))
-    for batch, read in ((1, 12), (3, 36), (4, 40), (100, 40)):
-        scaled = segments.at(batch, 2)
-        assert scaled.features["weight_bytes"].tolist() == [read / 2]
-        assert scaled.weight_bytes.tolist() == [20]
-        assert scaled[0].bytes == (read + 12 * batch) / 2
-
-
 def test_a_graph_without_layers_is_refused() -> None:
     with pytest.raises(WorkloadError, match="no layers"):
         build_segments(replace(ONE_LAYER, layers=()))
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"float_bytes": 0}, {"batch": -1}])
-def test_a_wrong_batch_or_precision_is_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(WorkloadError, match=f"{next(iter(wrong))} is"):
-        build_segments(ONE_LAYER).at(**wrong)
+def test_a_wrong_precision_is_named() -> None:
+    with pytest.raises(WorkloadError, match="float_bytes is 0"):
+        build_segments(ONE_LAYER).at(0)
 
 
 @pytest.mark.parametrize(
