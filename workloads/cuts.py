@@ -21,6 +21,9 @@ MOST_POSITIONS = 2048
 MOST_STATES = 2**23
 """Partial cuts that the search remembers, 8 bytes each: enough for 64 runs at MOST_POSITIONS, 64 of them light."""
 
+CACHED = 2**15
+"""Numbers that are worked on at a time, so that they stay in a processor's cache."""
+
 LIGHT_SHARE = 0.1
 """A segment with less than this share of the mean FLOPs is too light to be worth a slot."""
 
@@ -112,17 +115,31 @@ class _Runs:
 
 def _cheapest(runs: _Runs, count: int, lights: int) -> NDArray[np.float64]:
     """Least cost [M, count + 1, lights + 1] of a cut up to each position into so many runs, so many of them light."""
-    best = np.full((len(runs.begin), count + 1, lights + 1), np.inf)
+    last = len(runs.begin) - 1
+    farthest = np.searchsorted(runs.begin, np.arange(last + 1), side="right") - 1  # where the longest run ends
+    before, after = np.zeros(last + 1, np.int64), np.zeros(last + 1, np.int64)  # fewest runs up to it and from it on
+    for j in range(1, last + 1):
+        before[j] = before[runs.begin[j]] + 1
+        after[last - j] = after[farthest[last - j]] + 1
+    own = np.arange(last + 1)
+    fewest, most = np.maximum(before, count - (last - own)), np.minimum(count - after, own)
+    best = np.full((last + 1, count + 1, lights + 1), np.inf)
     best[0, 0, 0] = 0.0
-    for j in range(1, len(best)):
-        begin, light = runs.begin[j], max(runs.begin[j], runs.light[j])
-        cost = runs.cost[:j, j, None, None]
-        if begin < light:
-            best[j, 1:] = (best[begin:light, :-1] + cost[begin:light]).min(axis=0)
-        if light < j:
-            one_more = (best[light:j, :-1, :-1] + cost[light:]).min(axis=0)
-            best[j, 1:, 1:] = np.minimum(best[j, 1:, 1:], one_more)
+    for j in range(1, last + 1):
+        begin, light, low, high = runs.begin[j], max(runs.begin[j], runs.light[j]), fewest[j], most[j] + 1
+        if low < high:
+            cost, found = runs.cost[:j, j], best[j, low:high]
+            _lower(found, best[begin:light, low - 1 : high - 1], cost[begin:light])
+            _lower(found[:, 1:], best[light:j, low - 1 : high - 1, :-1], cost[light:])
     return best
+
+
+def _lower(found: NDArray[np.float64], best: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
+    """Lower `found` [T, L] to the least over sources of `best` [S, T, L] + `cost` [S], in parts that fit in a cache."""
+    sources = max(1, CACHED // max(1, found.size))
+    for i in range(0, len(cost), sources):
+        total = best[i : i + sources] + cost[i : i + sources, None, None]
+        np.minimum(found, total.min(axis=0), out=found)
 
 
 def _starts(runs: _Runs, best: NDArray[np.float64], count: int) -> NDArray[np.int64]:
