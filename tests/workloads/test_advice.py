@@ -176,6 +176,28 @@ def test_projections_that_read_one_input_save_its_second_and_third_reading() -> 
     assert advice is not None and advice.figures["input_bytes_saved"] == 2 * 64
 
 
+@pytest.mark.parametrize("kind", ["matmul", "attention"])
+def test_products_of_attention_speak_by_their_flops(kind: str) -> None:
+    product = (
+        layer("matmul", module="attn", flops=2000, macs=1000, moved=100) if kind == "matmul" else kernel(flops=2000)
+    )
+    for rest, speaks in ((9000, True), (40_000, False)):
+        advice = advice_on("attention products", product, kernel(flops=2000), conv(rest))
+        assert (advice is not None) == speaks
+        if advice:
+            assert advice.severity == pytest.approx(4000 / (4000 + rest))
+            assert "weight" not in advice.gain
+    assert advice_on("attention products", layer("matmul", module="mlp", flops=2000, moved=100)) is None
+
+
+@pytest.mark.parametrize("name", ["conv-tasnet", "bcctn", "htdemucs_n-fast", "videovit-tiny"])
+def test_no_large_part_of_the_flops_goes_unmentioned(name: str) -> None:
+    """Kinds of work under a tenth are left out: that is little in all."""
+    kinds = ("convolutions", "matrix products", "attention projections", "attention products")
+    shares = [each.figures["flops_share"] for each in advise(catalog.load(name)) if each.subject in kinds]
+    assert 0.9 < sum(shares) <= 1
+
+
 def test_weights_that_several_layers_read_lie_in_memory_once() -> None:
     shared = layer("linear", module="attn", flops=100, weight_bytes=60, moved=64, weights={"qkv": (0, 60)})
     part = layer("linear", module="attn", flops=100, weight_bytes=40, moved=64, weights={"qkv": (40, 80)})

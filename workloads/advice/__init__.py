@@ -17,6 +17,7 @@ RULES: tuple[Callable[[Figures], Advice | None], ...] = (
     arithmetic.convolutions,
     arithmetic.matrix_products,
     arithmetic.attention_projections,
+    arithmetic.attention_products,
     storage.attention_scores,
     arithmetic.transforms,
     arithmetic.recurrences,

@@ -83,7 +83,7 @@ def convolutions(f: Figures) -> Advice | None:
 
 
 def matrix_products(f: Figures) -> Advice | None:
-    """Matrix products outside of softmax attention, but for those that streamed_weights speaks of."""
+    """Matrix products outside of attention, but for those that streamed_weights speaks of."""
     mask = f.of_kind(OperatorKind.LINEAR, OperatorKind.MATMUL) & ~f.attention & (f.flops >= RIDGE_LOW * f.moved)
     if f.flops_share(mask) < ARITHMETIC_SHARE:
         return None
@@ -96,7 +96,7 @@ def matrix_products(f: Figures) -> Advice | None:
         subject="matrix products",
         bound=bound_of(intensity),
         where=f.where(mask, f.flops),
-        evidence=f"{plural(len(layers), 'matrix product')} outside of softmax attention do "
+        evidence=f"{plural(len(layers), 'matrix product')} outside of attention do "
         f"{share_text(f.flops_share(mask))} of the FLOPs, {intensity:.3g} op/B: {ridge_words(intensity)}"
         + (f"; the largest is {size} (m x k x n)" if size else ""),
         measure=f"{text}, {f.multiplier}, fed by double-buffered tiles",
@@ -130,7 +130,7 @@ def attention_projections(f: Figures) -> Advice | None:
         evidence=f"{plural(int(mask.sum()), 'projection')} to queries, keys, values and output do "
         f"{share_text(flops_share)} of the FLOPs with {share_text(weight_share)} of the weights "
         f"({byte_text(weights)}), {intensity:.3g} op/B: {ridge_words(intensity)}",
-        measure=f"{array} for all projections, {f.multiplier}; scale and softmax behind it",
+        measure=f"{array} for all projections, {f.multiplier}; scale and activation behind it",
         gain="; ".join(gains or [_reuse_words(f, mask)]),
         severity=max(flops_share, weight_share),
         share_of="FLOPs" if flops_share >= weight_share else "weights",
@@ -140,6 +140,35 @@ def attention_projections(f: Figures) -> Advice | None:
             "intensity": intensity,
             "weight_bytes": weights,
             "input_bytes_saved": saved,
+        },
+    )
+
+
+def attention_products(f: Figures) -> Advice | None:
+    """The products of queries, keys and values among each other, fused or not: neither operand is a weight."""
+    mask = f.attention & f.of_kind(OperatorKind.ATTENTION, OperatorKind.MATMUL)
+    if f.flops_share(mask) < ARITHMETIC_SHARE:
+        return None
+    intensity, layers = f.intensity(mask), f.chosen(mask)
+    once = float(f.moved[mask].sum())
+    fetched = float(sum(2 * layer.macs * layer.float_bytes for layer in layers))
+    gain = f"tiles on the chip read each operand once: {byte_text(once)} moved in place of {byte_text(fetched)}"
+    return Advice(
+        subject="attention products",
+        bound=bound_of(intensity),
+        where=f.where(mask, f.flops),
+        evidence=f"{plural(len(layers), 'product')} of queries, keys and values do {share_text(f.flops_share(mask))} "
+        f"of the FLOPs, {intensity:.3g} op/B: {ridge_words(intensity)}",
+        measure=f"an output-stationary PE array with both operands from double-buffered tiles (neither is a weight), "
+        f"{f.multiplier}; what lies between two products stays on the chip",
+        gain=gain if fetched > once else "what lies between two products is neither written nor read",
+        severity=f.flops_share(mask),
+        share_of="FLOPs",
+        figures={
+            "flops_share": f.flops_share(mask),
+            "intensity": intensity,
+            "moved_bytes": once,
+            "fetched_bytes": fetched,
         },
     )
 

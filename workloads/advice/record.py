@@ -136,8 +136,12 @@ class Figures:
         return 8 if self.float_bytes > 1.5 else 4
 
     def narrower(self, weights: float) -> str:
-        """Say what narrower weights save of so many bytes of weights, such as "8-bit weights save 3 MB of 4 MB"."""
+        """Say what narrower weights save of so many bytes: "8-bit weights save 3 MB of 4 MB"; of a step, of reads."""
         left = weights * self.narrow_bits / 8 / self.float_bytes
+        if self.train:  # a master copy of full precision stays
+            return (
+                f"{self.narrow_bits}-bit copies of the weights are {byte_text(left)} to read, not {byte_text(weights)}"
+            )
         return f"{self.narrow_bits}-bit weights save {byte_text(weights - left)} of {byte_text(weights)}"
 
     @cached_property

@@ -168,7 +168,7 @@ def waiting_tensors(f: Figures) -> Advice | None:
         measure = "compression on the chip (8-bit mu-law, block floating point) of what waits, or a second bank outside"
         gain = narrow
     many = int(waiting.sum())
-    many_words = f"{many} tensors, {byte_text(size)} in all, wait at once"
+    many_words = f"{many:,} tensors, {byte_text(size)} in all, wait at once"
     if many == 1:
         many_words = f"1 tensor of {byte_text(size)} waits"
     return Advice(
