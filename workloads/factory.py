@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from workloads.errors import WorkloadError
 from workloads.files import is_model_file, trace_file
 from workloads.graph import WorkloadGraph
+from workloads.inputs import at_batch, example_input, parse_input
 from workloads.training import RunMode, run_mode
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 EXAMPLE = "write package.module:factory, such as workloads.models.resnet:resnet18"
@@ -58,33 +57,6 @@ def resolve(text: str) -> Any:
             raise WorkloadError(f"{module_name} has no {part!r}", f"did you mean {close[0]!r}?" if close else EXAMPLE)
         found = getattr(found, part)
     return found
-
-
-def parse_input(text: str) -> tuple[tuple[int, ...], str]:
-    """Return shape and dtype of "1x3x224x224" or "1x128:int64".
-
-    >>> parse_input("1x128:int64")
-    ((1, 128), 'int64')
-    """
-    shape, _, dtype = text.strip().lower().partition(":")
-    if not re.fullmatch(r"\d+(x\d+)*", shape) or "0" in shape.split("x"):
-        raise WorkloadError(f"{text!r} is not an input shape", "write sizes joined by x: 1x3x224x224, or 1x128:int64")
-    return tuple(int(size) for size in shape.split("x")), dtype or "float32"
-
-
-def example_input(shape: Sequence[int], dtype: str, device: str) -> torch.Tensor:
-    """Return a tensor of this shape and dtype: zeros, of which only shape and dtype matter."""
-    import torch
-
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        close = get_close_matches(dtype, [n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)], n=1)
-        raise WorkloadError(f"{dtype!r} is not a dtype of torch", f"did you mean {close[0]!r}?" if close else "float32")
-    try:
-        return torch.zeros(tuple(shape), dtype=kind, device=device)
-    except RuntimeError as error:  # more bytes than there are, or than can be counted
-        size = "x".join(map(str, shape))
-        raise WorkloadError(f"an input of shape {size} cannot be made: {error}", "a smaller shape") from None
 
 
 def build(
@@ -147,30 +119,6 @@ def build(
         hint = "return (module, example_inputs) with a tuple of the arguments of forward, or one tensor"
         raise WorkloadError(f"{factory} returned example inputs that are a {type(examples).__name__}", hint)
     return module, tuple(examples) if batch is None else at_batch(tuple(examples), batch)
-
-
-def at_batch(examples: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
-    """Return example inputs of another batch, their values lost.
-
-    The batch is dimension 0 of the first tensor, and of every other one that is as large there.
-
-    Raises
-    ------
-    WorkloadError
-        If no tensor of them has a dimension.
-    """
-    import torch
-    from torch.utils import _pytree as pytree
-
-    sizes = [t.shape[0] for t in pytree.tree_leaves(examples) if isinstance(t, torch.Tensor) and t.ndim]
-    if not sizes:
-        raise WorkloadError("the example inputs have no batch", "its place is dimension 0 of the first tensor")
-
-    def resized(tensor: torch.Tensor) -> torch.Tensor:
-        batched = tensor.ndim and tensor.shape[0] == sizes[0]
-        return tensor.new_zeros((batch, *tensor.shape[1:])) if batched else tensor
-
-    return tuple(pytree.tree_map_only(torch.Tensor, resized, examples))
 
 
 def trace_factory(

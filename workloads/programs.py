@@ -29,9 +29,9 @@ from torch.export.graph_signature import InputKind
 from workloads import cache as graph_cache
 from workloads.dataflow import BODIES, build_graph
 from workloads.errors import WorkloadError
-from workloads.factory import parse_input
 from workloads.fingerprint import digest, registered_rules, tracer_version
 from workloads.graph import WorkloadGraph
+from workloads.inputs import parse_input
 from workloads.operators import registered
 from workloads.sources import source_in
 from workloads.trace import quiet

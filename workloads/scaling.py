@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from workloads import catalog
 from workloads.catalog import LengthAxis
 from workloads.errors import WorkloadError
-from workloads.factory import parse_input, trace_factory
+from workloads.factory import trace_factory
 from workloads.files import is_model_file
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
+from workloads.inputs import parse_input
 from workloads.memory import peak_memory
 from workloads.precision import SIZE, at_precision
 from workloads.training import RunMode
@@ -159,7 +160,7 @@ def family(
     mode: RunMode = "inference",
     cache: bool = True,
 ) -> Family:
-    """Return a workload as a family over its batch (see `workloads.factory.at_batch`) and its length.
+    """Return a workload as a family over its batch (see `workloads.inputs.at_batch`) and its length.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import pytest
 
 import workloads
 from workloads import WorkloadError
-from workloads.factory import parse_input
+from workloads.inputs import parse_input
 
 SOURCE = """
 import torch

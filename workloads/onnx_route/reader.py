@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from workloads.errors import WorkloadError
-from workloads.factory import parse_input
+from workloads.inputs import parse_input
 from workloads.onnx_route.operators import FOLDED, OPERATORS, Node
 from workloads.onnx_route.types import torch_dtype
 
