@@ -170,7 +170,7 @@ def layer_blocks(workload: Workload) -> list[Block]:
                 *([text_cell(layer.phase)] if train else []),
                 text_cell(layer.module or "(model)"),
                 text_cell(layer.kind),
-                text_cell(layer.operator.removeprefix("aten.")),
+                text_cell(layer.operator.removeprefix("aten.").removesuffix(".default")),
                 text_cell(layer.size),
                 text_cell("×".join(map(str, layer.output_shape))),
                 number_cell(number(int(layer.parameters)), layer.parameters),
@@ -183,7 +183,7 @@ def layer_blocks(workload: Workload) -> list[Block]:
         )
         for index, layer in enumerate(workload.layers, start=1)
     ]
-    columns = ["#", *(["Phase"] if train else []), "Module", "Kind", "Operator", "Kernel / stride, or size", "Output"]
+    columns = ["#", *(["Phase"] if train else []), "Module", "Kind", "Operator", "Size", "Output"]
     columns += ["Parameters", "MACs", "FLOPs", "Bytes", "op/B", "Live"]
     caption = (
         f"{count(len(rows), 'layer')} in program order. Size: kernel / stride of convolutions, m×k×n of products, "
