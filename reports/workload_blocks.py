@@ -185,9 +185,11 @@ def layer_blocks(workload: Workload) -> list[Block]:
     ]
     columns = ["#", *(["Phase"] if train else []), "Module", "Kind", "Operator", "Size", "Output"]
     columns += ["Parameters", "MACs", "FLOPs", "Bytes", "op/B", "Live"]
+    held = "tensors, gradients and optimiser state that are held" if train else "tensors that are held"
     caption = (
         f"{count(len(rows), 'layer')} in program order. Size: kernel / stride of convolutions, m×k×n of products, "
-        "heads and lengths of attention. Live: tensors that are live while the layer runs."
+        f"heads and lengths of attention. Live: {held} while the "
+        "layer runs."
     )
     return [Table(columns=columns, rows=rows, caption=caption, sortable=True, tall=len(rows) > 12)] if rows else []
 
