@@ -180,7 +180,8 @@ def build_segments(
 
     In one of three ways: `segment_size` layers each (4, where nothing is given); by the module that computes them,
     told apart by the first `depth` names of its path; or `count` segments with the least traffic between them, none
-    heavier than `balance` times the heaviest of the most even cut (see cut_least_traffic).
+    heavier than `balance` times the heaviest of the most even cut, and no more of them with hardly any FLOPs than fixed
+    size has (see cut_least_traffic).
 
     Raises WorkloadError where more than one way is given, a number is out of range, or the graph has no layers.
     """
