@@ -44,7 +44,7 @@ def sized(
 ) -> WorkloadGraph:
     """Return a workload at a size, as `workload_graph` does."""
     try:
-        graph = family.at(batch=batch, length=length, seconds=seconds)
+        graph = family.at(batch=batch, length=length, seconds=seconds, exact=True)
     except WorkloadError as error:
         if batch in (None, family.batch):
             raise

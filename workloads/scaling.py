@@ -62,8 +62,12 @@ class Family:
         length: int | None = None,
         seconds: float | None = None,
         precision: str | None = None,
+        exact: bool = False,
     ) -> WorkloadGraph:
         """Return the graph at this batch, length (or seconds of signal) and precision; what is None stays as it is.
+
+        `exact` traces at this length, where a sweep is spared that: between the lengths whose remainders are those of
+        the example, the fit is off by what a frame costs; and it does not try whether the network runs so short.
 
         Raises
         ------
@@ -78,9 +82,11 @@ class Family:
         for name, value in zip(("batch", "length"), size, strict=True):
             if value is not None and value < 1:
                 raise WorkloadError(f"{name} is {value}", "at least 1")
-        graph = self._sized(
-            size[0], size[1] if size[1] is None else max(size[1], self.axis.padded_to if self.axis else 1)
-        )
+        if exact:
+            graph = self._sized(size[0], [size[1]], size[1])
+        else:
+            padded = max(size[1], self.axis.padded_to) if size[1] is not None and self.axis else size[1]
+            graph = self._sized(size[0], self._lengths(padded), padded)
         return graph if precision is None else at_precision(graph, precision)
 
     def units(self, seconds: float) -> int:
@@ -105,8 +111,9 @@ class Family:
         mine, theirs = _totals(ours), _totals(real)
         return {key: abs(mine[key] - value) / max(value, 1) for key, value in theirs.items()}
 
-    def _sized(self, batch: int, length: int | None) -> WorkloadGraph:
-        sizes = self.sizes(batch, length)
+    def _sized(self, batch: int, lengths: list[int | None], length: int | None) -> WorkloadGraph:
+        """Return the graph at this size, through traces at these lengths."""
+        sizes = [(b, n) for b in self._batches(batch) for n in lengths]
         graphs = [self._trace(*size) for size in sizes]
         if len(graphs) == 1:
             return graphs[0]
@@ -118,7 +125,7 @@ class Family:
                     "trace it at each size; or, if it pads to multiples of a length, say so (LengthAxis.multiple)",
                 )
         by_batch = polynomial_weights(self._batches(batch), batch)
-        by_length = polynomial_weights([n or 0 for n in self._lengths(length)], length or 0)
+        by_length = polynomial_weights([n or 0 for n in lengths], length or 0)
         values = _combined([b * n for b in by_batch for n in by_length], [_numbers(graph) for graph in graphs])
         found = _rebuilt(graphs, values, batch)
         if (_numbers(found) < 0).any():

@@ -60,6 +60,13 @@ def test_between_the_multiples_a_figure_is_off_by_one_frame_at_most(audio, batch
         assert error <= 2.5 * frame, key  # attention grows with the square
 
 
+@pytest.mark.parametrize(("batch", "length"), [(1, 777), (3, 514), (9, 1023)])
+def test_one_size_is_exact_at_any_length(audio, batch, length):
+    assert audio.at(batch=batch, length=length, exact=True) == at(batch, length)
+    with pytest.raises(WorkloadError, match="audio cannot be traced"):
+        audio.at(length=3, exact=True)
+
+
 def test_few_traces_serve_a_sweep():
     sizes = []
 

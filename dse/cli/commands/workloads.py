@@ -72,7 +72,7 @@ def command(
     if (batch, length, one_length) == (None, None, None):
         graph = catalog.load(name, mode=run)
     else:
-        graph = family(name, mode=run).at(batch=batch, length=length, seconds=one_length)
+        graph = family(name, mode=run).at(batch=batch, length=length, seconds=one_length, exact=True)
     if precision is not None:
         graph = at_precision(graph, precision)
     points = []
