@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workloads.errors import WorkloadError
-from workloads.files import is_model_file, trace_file
+from workloads.files import LOADERS, is_model_file, trace_file
 from workloads.graph import WorkloadGraph
 from workloads.inputs import at_batch, example_input, parse_input
 from workloads.training import RunMode, run_mode
@@ -25,6 +25,12 @@ EXAMPLE = "write package.module:factory, such as workloads.models.resnet:resnet1
 def split(text: str) -> tuple[str, str]:
     """Return module and attribute of `package.module:factory`."""
     module, colon, attribute = text.partition(":")
+    file = Path(module)
+    if file.suffix == ".py" or "/" in module:
+        hint = f"name the module, from the folder that it is in: {file.stem}:{attribute or 'factory'}"
+        raise WorkloadError(f"{module!r} is a path, not a module", hint)
+    if not colon and file.is_file():
+        raise WorkloadError(f"{text} is not a model file that can be read", f"one of {', '.join(sorted(LOADERS))}")
     if not (module and colon and attribute):
         raise WorkloadError(f"{text!r} does not name a factory", EXAMPLE)
     return module, attribute
@@ -49,8 +55,10 @@ def resolve(text: str) -> Any:
         raise WorkloadError(
             f"{module_name} needs the module {error.name!r}, which is not installed", "install it"
         ) from None
-    except Exception as error:
-        raise WorkloadError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        hint = "it is imported, not run as a script: keep what it does when it is run behind if __name__ == '__main__'"
+        message = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise WorkloadError(message, hint) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             close = get_close_matches(part, [name for name in dir(found) if not name.startswith("_")], n=1)
@@ -101,8 +109,8 @@ def build(
                 made = target(**(kwargs or {}))
         except WorkloadError:
             raise
-        except Exception as error:
-            hint = "a factory is called without arguments"
+        except (Exception, SystemExit) as error:
+            hint = "what fails is the factory itself, which is called without arguments"
             raise WorkloadError(f"{factory} failed: {type(error).__name__}: {error}", hint) from error
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):

@@ -28,6 +28,9 @@ def embedding():
 def broken():
     raise RuntimeError("no weights here")
 
+def leaving():
+    raise SystemExit(3)
+
 def nothing():
     return 3
 
@@ -51,6 +54,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "my_models_of_a_user.py").write_text(SOURCE)
     (tmp_path / "my_broken_module.py").write_text("import no_such_dependency\n")
     (tmp_path / "my_failing_module.py").write_text("1 / 0\n")
+    (tmp_path / "my_script.py").write_text("import sys\nsys.exit(2)\n")
+    (tmp_path / "weights.pth").write_bytes(b"PK")
     yield
     for name in ("my_models_of_a_user", "my_broken_module", "my_failing_module"):
         sys.modules.pop(name, None)
@@ -91,6 +96,11 @@ def test_inputs_of_another_dtype():
         ("my_models_of_a_user:number", [], "is a int", "factory"),
         ("my_models_of_a_user:mapping", [], "example inputs that are a dict", "a tuple"),
         ("my_models_of_a_user:broken", [], "no weights here", "without arguments"),
+        ("my_models_of_a_user:leaving", [], "SystemExit: 3", "without arguments"),
+        ("my_script:f", [], "cannot be imported: SystemExit", "not run as a script"),
+        ("my_models_of_a_user.py:Tiny", [], "is a path, not a module", "my_models_of_a_user:Tiny"),
+        ("./nets/of_mine:Tiny", [], "is a path, not a module", "of_mine:Tiny"),
+        ("weights.pth", [], "weights.pth is not a model file that can be read", ".onnx, .pt2"),
         ("my_models_of_a_user:Tiny", [], "no example inputs", "--input 1x3x224x224"),
         ("my_models_of_a_user:Tiny", ["2,8"], "'2,8' is not an input shape", "1x3x224x224"),
         ("my_models_of_a_user:Tiny", ["0x8"], "'0x8' is not an input shape", "1x3x224x224"),
