@@ -220,7 +220,7 @@ def parameters_of(layers: Sequence[Layer]) -> int:
 def _contradictions(sums: Mapping[str, float | None], total: Mapping[str, float | None]) -> list[str]:
     """Say where the rows of a specification do not add up to its own total."""
     findings = []
-    for key, unit, size in (("parameters", "M parameters", 1e6), ("flops", " GFLOPs", 1e9)):
+    for key, unit, size in (("parameters", " M parameters", 1e6), ("flops", " GFLOPs", 1e9)):
         rows, said = sums[key], total[key]
         if rows is not None and said and _apart(said, rows, SAME_SUM):
             findings.append(
