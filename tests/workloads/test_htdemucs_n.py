@@ -325,7 +325,7 @@ def test_parts_hold_what_their_formulas_say_and_cover_the_net() -> None:
     assert sum(row["built"]["flops"] for row in compared["rows"]) == pytest.approx(graph.flops, rel=1e-3)
     assert compared["sums"]["parameters"] == pytest.approx(63.6e6)
     assert compared["total"] == {"parameters": 43.33e6, "flops": 219.16e9}
-    assert "add up to 63.60M parameters, its total says 43.33" in compared["findings"][0]
+    assert "add up to 63.60 M parameters, its total says 43.33" in compared["findings"][0]
     for row in compared["rows"]:
         claimed = row["claimed"]["parameters"]
         assert row["note"] or claimed is None or abs(claimed - row["built"]["parameters"]) < 0.05e6, row["part"]
