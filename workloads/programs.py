@@ -27,7 +27,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from workloads import cache as graph_cache
-from workloads.dataflow import BODIES, build_graph
+from workloads.dataflow import BODIES, DENSE_HINT, build_graph
 from workloads.errors import WorkloadError
 from workloads.fingerprint import digest, registered_rules, tracer_version
 from workloads.graph import WorkloadGraph
@@ -239,6 +239,8 @@ def _check_operator(node: Mapping[str, Any], path: str) -> None:
             f"{path}: operator {name} is not known here" + (f", called at {source}" if source else ""),
             "install the package that defines it, and name a function of it as the entry point chipfront.operators",
         )
+    if target.startswith("torch._functorch."):
+        raise WorkloadError(f"{path} holds torch.vmap or torch.func, whose work cannot be counted", DENSE_HINT)
     deserialize = serialize.GraphModuleDeserializer().deserialize_operator
     if not target.startswith(("_operator.", "math.", "torch.sym_")) or deserialize(target) not in serialize._SYM_OPS:
         raise WorkloadError(f"{path}: {target!r} is no operator", SAVE_AGAIN)

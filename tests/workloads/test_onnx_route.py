@@ -281,13 +281,23 @@ def test_open_sizes_are_asked_for_by_name(tmp_path):
     for shapes, message in [
         (["3x4"], "has 2 inputs, 1 shapes were given"),
         (["3x5", "4x7"], "'3x5' does not fit input 'x'"),
-        (["3x4", "4x7:int64"], "is torch.float32, not int64"),
+        (["3x4", "4x7:int64"], "is float32, not int64"),
         (["3,4", "4x7"], "'3,4' is not an input shape"),
     ]:
         with pytest.raises(WorkloadError) as caught:
             trace_file(path, shapes)
         assert message in caught.value.message
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [("float[1099511627776,1099511627776] x", "cannot be made"), ("string[2] x", "STRING cannot be traced")],
+)
+def test_an_input_that_cannot_be_made_is_refused_with_the_file(inputs, message, tmp_path):
+    path = write(tmp_path / "m.onnx", "y = Identity(x)", inputs=inputs)
+    with pytest.raises(WorkloadError, match=rf"m\.onnx: .*{message}"):
+        trace_file(path)
 
 
 def test_one_open_size_has_one_value(tmp_path):

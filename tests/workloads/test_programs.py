@@ -143,6 +143,17 @@ def test_a_size_that_depends_on_data_is_refused_by_its_symbol(tmp_path):
         workloads.trace_file(path, cache=False)
 
 
+def test_vmap_in_a_program_is_refused_by_name(tmp_path):
+    class Mapped(nn.Module):
+        def forward(self, x):
+            return torch.vmap(torch.sin)(x)
+
+    path = save(Mapped(), tmp_path / "mapped.pt2", (torch.ones(4, 2),))
+    with pytest.raises(WorkloadError, match=r"mapped.pt2 holds torch.vmap") as caught:
+        workloads.trace_file(path, cache=False)
+    assert "dense" in caught.value.hint
+
+
 def test_decomposed_programs_count_the_same(tmp_path):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     image = torch.randn(2, 3, 8, 8)

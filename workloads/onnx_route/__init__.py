@@ -7,7 +7,8 @@ what is counted:
 - Operators written out in others are counted as those: estimates of element-wise work may differ by a few percent
   (attention becomes two products and a softmax). Linear layers, group norms and GELU are put together again.
 - A batch norm that follows a convolution is folded into it; of its two vectors at most one is left, as a bias.
-- What no output reads is gone, and what depends on no input is computed beforehand.
+- What no output reads is gone, and what depends on no input is computed beforehand. The newer exporter writes once what
+  is computed twice from the same values.
 - Weights of equal values, such as the zero biases of an untrained model, are stored once (PyTorch's older exporter) or
   left out (the newer one): export trained weights, or random ones, for exact parameters.
 - An RNN is written out step by step by the newer exporter, the first without its state of zeros.

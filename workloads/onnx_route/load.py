@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from workloads.errors import WorkloadError
+from workloads.inputs import example_input
 from workloads.onnx_route.module import FOLD_LIMIT, Array, OnnxModule
 from workloads.onnx_route.operators import OPERATORS, Node
 from workloads.onnx_route.operators.recurrent import GATES, torch_parameters
@@ -66,11 +67,16 @@ def load_onnx(
     WorkloadError
         If the file is no ONNX model, holds operators that are not understood, or does not run on these inputs.
     """
-    file = read(Path(path))
-    specs = input_specs(file, inputs)
     device = torch.device("cpu" if weights else "meta")
-    examples = tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype in specs)
-    module = _module(file, weights)
+    try:
+        file = read(Path(path))
+        specs = input_specs(file, inputs)
+        examples = tuple(torch.ones_like(example_input(shape, dtype, str(device))) for shape, dtype in specs)
+        module = _module(file, weights)
+    except WorkloadError as error:
+        if str(path) in error.message:
+            raise
+        raise WorkloadError(f"{path}: {error.message}", error.hint) from None
     module.eval()
     module.collecting = True
     with torch.no_grad():

@@ -20,7 +20,6 @@ from workloads.onnx_route.operators import FOLDED, OPERATORS, Node
 from workloads.onnx_route.types import torch_dtype
 
 if TYPE_CHECKING:
-    import torch
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 STANDARD = ("", "ai.onnx")
@@ -234,8 +233,8 @@ def _check_names(file: File) -> None:
             raise WorkloadError(f"{file.path}: nothing makes its output {name!r}", "export the model again")
 
 
-def input_specs(file: File, inputs: Sequence[str] | None) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Return shape and dtype of each input, with the sizes that the file leaves open from `inputs`.
+def input_specs(file: File, inputs: Sequence[str] | None) -> list[tuple[tuple[int, ...], str]]:
+    """Return shape and name of the dtype of each input, with the sizes that the file leaves open from `inputs`.
 
     Raises
     ------
@@ -253,13 +252,11 @@ def input_specs(file: File, inputs: Sequence[str] | None) -> list[tuple[tuple[in
     return [_input(file, value, text, sizes) for value, text in zip(file.inputs, given, strict=True)]
 
 
-def _input(
-    file: File, value: ValueInfoProto, text: str | None, sizes: dict[str, int]
-) -> tuple[tuple[int, ...], torch.dtype]:
+def _input(file: File, value: ValueInfoProto, text: str | None, sizes: dict[str, int]) -> tuple[tuple[int, ...], str]:
     kind = value.type.tensor_type
     if value.type.WhichOneof("value") != "tensor_type":
         raise WorkloadError(f"{file.path}: input {value.name!r} is not a tensor", "export with tensors as inputs")
-    dtype = torch_dtype(kind.elem_type)
+    dtype = str(torch_dtype(kind.elem_type)).removeprefix("torch.")
     dims = list(_dims(value)) if kind.HasField("shape") else None
     shown = "x".join("?" if d == "" else str(d) for d in dims) if dims is not None else "any shape"
     if text is None:
@@ -273,7 +270,7 @@ def _input(
             )
         return tuple(d for d in dims if isinstance(d, int)), dtype
     shape, asked = parse_input(text)
-    if ":" in text and asked != str(dtype).removeprefix("torch."):
+    if ":" in text and asked != dtype:
         raise WorkloadError(f"input {value.name!r} of {file.path} is {dtype}, not {asked}", "leave the dtype out")
     fits = dims is None or (
         len(dims) == len(shape)
