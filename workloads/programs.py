@@ -341,6 +341,8 @@ class _Shapes(fx.Interpreter):
         context: AbstractContextManager[Any] = nullcontext()
         if name == "wrap_with_autocast":
             context = torch.autocast(args[0], dtype=args[1], enabled=args[2])
+        elif name == "wrap_with_set_grad_enabled":
+            context = torch.set_grad_enabled(args[0])
         with context:
             return _Shapes(body).run(*(a for a in args[position + 1 :] if not isinstance(a, str)))
 

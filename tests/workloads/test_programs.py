@@ -58,7 +58,22 @@ class Chosen(nn.Module):
         return torch.cond(x.sum() > 0, self.small, self.large, (x,))
 
 
+class Rescaled(nn.Module):
+    """Updates a parameter in place without gradients, as RWKV does; what attention returns depends on gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.linear.weight.div_(2)
+        y = self.linear(x).view(2, 2, 2, 2).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(y, y, y).transpose(1, 2).reshape(4, 4)
+
+
 NETS = {
+    "rescaled": (Rescaled, (torch.randn(4, 4),), {}),
     "tied": (Tied, (torch.zeros(2, 5, dtype=torch.int64),), {}),
     "shared": (Shared, (torch.randn(2, 4, 7),), {"scale": torch.ones(7)}),
     "chosen": (Chosen, (torch.randn(3, 4),), {}),
