@@ -278,3 +278,17 @@ def test_the_key_tells_settings_of_every_sort_apart(one, other):
 
     assert key(one) == key(copy.deepcopy(one))
     assert key(one) != key(other)
+
+
+def test_a_function_may_have_a_name_that_is_not_bound():
+    def outer():
+        def inner(x):
+            return x * later
+
+        if False:
+            later = 2
+        return inner
+
+    module = nn.Identity()
+    module.scale = outer()
+    assert fingerprint(module, (X,), {}, "net")
