@@ -111,6 +111,10 @@ def _plain(value: Any, visited: set[int]) -> Iterator[object]:
             yield from _plain(constant, visited)
         yield value.co_names
         return
+    if isinstance(value, ModuleType):  # not what it imports in turn
+        file = getattr(value, "__file__", None)
+        yield (value.__name__, file_digest(Path(file)) if file else "built in")
+        return
     if id(value) in visited:
         yield "again"
         return

@@ -374,7 +374,7 @@ HIDDEN = {  # what hides its operators or its shapes: module, message, hint
     "scripted within": (lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4))), "holds TorchScript", "before"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(4)), "0.weight has no shape yet", "call it once"),
     "quantised": (quantised, "quantised weights", "before quantisation"),
-    "derivative": (lambda: Call(lambda x: torch.func.grad(torch.sum)(x)), "torch.func", "--mode train"),
+    "derivative": (lambda: Call(torch.func.grad(lambda x: x.sum())), "torch.func", "--mode train"),
 }
 
 

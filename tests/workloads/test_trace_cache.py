@@ -1,6 +1,7 @@
 """The cache: what is stored comes back exactly, what matters changes the key, bad files and folders do no harm."""
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from torch import nn
 
 import workloads
 from workloads import Layer, OperatorKind, WorkloadError, WorkloadGraph, cache
-from workloads.fingerprint import fingerprint
+from workloads.fingerprint import fingerprint, identify
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +231,7 @@ def test_the_key_sees_code_that_has_no_file():
 def test_the_key_is_the_same_in_another_process():
     script = """if True:
         import torch
-        from workloads.fingerprint import fingerprint
+        from workloads.fingerprint import fingerprint, identify
         from workloads.models.resnet import resnet18
         with torch.device("meta"):
             found = fingerprint(resnet18(), (torch.empty(1, 3, 64, 64),), {"a": {1, "b"}}, "net")
@@ -292,3 +293,24 @@ def test_a_function_may_have_a_name_that_is_not_bound():
     module = nn.Identity()
     module.scale = outer()
     assert fingerprint(module, (X,), {}, "net")
+
+
+def test_a_function_that_holds_a_module_is_known_by_its_file(tmp_path, monkeypatch):
+    """Not by all that the module imports in turn: torch.func.grad holds a part of torch."""
+
+    def key(text):
+        (tmp_path / "held_by_closure.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "held_by_closure", raising=False)
+        held = importlib.import_module("held_by_closure")
+        module = nn.Identity()
+        module.scale = lambda x: held.scale(x)
+        return fingerprint(module, (X,), {}, "net")
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first = key("import torch, numpy\ndef scale(x): return 2 * x\n")
+    importlib.invalidate_caches()
+    assert key("import torch, numpy\ndef scale(x): return 3 * x\n") != first
+    importlib.invalidate_caches()
+    assert key("import torch, numpy\ndef scale(x): return 2 * x\n") == first
+    assert len(identify(torch.func.grad(torch.sum))) < 100
