@@ -144,9 +144,9 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DseError(
-            f"{path}: cannot be written: {reason}", "make the folder writable, or give another one"
-        ) from error
+        there = path.parent.is_dir()
+        hint = "make the folder writable, or give another one" if there else f"make the folder {path.parent} first"
+        raise DseError(f"{path}: cannot be written: {reason}", hint) from error
 
 
 def _as_run(run: Run | str | Path) -> Run:

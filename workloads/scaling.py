@@ -126,7 +126,11 @@ class Family:
                 )
         by_batch = polynomial_weights(self._batches(batch), batch)
         by_length = polynomial_weights([n or 0 for n in lengths], length or 0)
-        values = _combined([b * n for b in by_batch for n in by_length], [_numbers(graph) for graph in graphs])
+        try:
+            values = _combined([b * n for b in by_batch for n in by_length], [_numbers(graph) for graph in graphs])
+        except OverflowError:
+            size = _words((batch, length))
+            raise WorkloadError(f"{self.name} has figures beyond 64 bits at {size}", "a smaller size") from None
         found = _rebuilt(graphs, values, batch)
         if (_numbers(found) < 0).any():
             raise WorkloadError(f"{self.name} cannot be as small as {_words((batch, length))}", "a larger size")

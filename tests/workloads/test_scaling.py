@@ -236,6 +236,11 @@ def test_a_size_below_the_smallest_kernel_is_refused(audio):
         audio.at(length=1)
 
 
+def test_a_size_whose_figures_nothing_holds_is_refused(audio):
+    with pytest.raises(WorkloadError, match=r"audio has figures beyond 64 bits at batch 10{18}"):
+        audio.at(batch=10**18)
+
+
 def test_rows_that_are_looked_up_are_at_most_those_of_the_table():
     class Lookup(nn.Module):
         def __init__(self):
