@@ -129,8 +129,8 @@ class Family:
         try:
             values = _combined([b * n for b in by_batch for n in by_length], [_numbers(graph) for graph in graphs])
         except OverflowError:
-            size = _words((batch, length))
-            raise WorkloadError(f"{self.name} has figures beyond 64 bits at {size}", "a smaller size") from None
+            at = _words((batch, length))
+            raise WorkloadError(f"{self.name} has figures beyond 64 bits at {at}", "a smaller size") from None
         found = _rebuilt(graphs, values, batch)
         if (_numbers(found) < 0).any():
             raise WorkloadError(f"{self.name} cannot be as small as {_words((batch, length))}", "a larger size")
