@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from dse.errors import DseError
 from dse.objectives import Objectives
 from dse.space import DesignSpace
-from workloads.training import Training
+from workloads.run_mode import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

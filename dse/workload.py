@@ -12,7 +12,7 @@ from workloads.files import is_model_file
 
 if TYPE_CHECKING:
     from workloads import Family, WorkloadGraph
-    from workloads.training import RunMode
+    from workloads.run_mode import RunMode
 
 
 def workload_graph(

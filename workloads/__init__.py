@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from workloads.onnx_route import load_onnx
     from workloads.operators import count_operator
     from workloads.precision import at_precision
+    from workloads.run_mode import Training
     from workloads.scaling import Family, family
     from workloads.segments import Segment, SegmentGraph, build_segments, mark_fine_splittable_segments
     from workloads.streaming import OLA, FrameCutter, StreamingSeparator
     from workloads.trace import trace
-    from workloads.training import Training
     from workloads.training_step import trace_training
 
 _HOME = {
@@ -44,7 +44,7 @@ _HOME = {
     "Segment": "segments",
     "SegmentGraph": "segments",
     "StreamingSeparator": "streaming",
-    "Training": "training",
+    "Training": "run_mode",
     "WorkloadError": "errors",
     "WorkloadGraph": "graph",
     "advise": "advice",

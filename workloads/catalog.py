@@ -22,7 +22,7 @@ from workloads.errors import WorkloadError
 from workloads.factory import build, trace_as
 from workloads.fingerprint import digest, file_digest, tracer_version
 from workloads.graph import WorkloadGraph
-from workloads.training import RunMode, run_mode
+from workloads.run_mode import RunMode, run_mode
 
 FILE = Path(__file__).with_name("catalog.yaml")
 ENTRY_POINTS = "chipfront.workloads"

@@ -14,7 +14,7 @@ from workloads.errors import WorkloadError
 from workloads.files import LOADERS, is_model_file, trace_file
 from workloads.graph import WorkloadGraph
 from workloads.inputs import at_batch, example_input, parse_input
-from workloads.training import RunMode, run_mode
+from workloads.run_mode import RunMode, run_mode
 
 if TYPE_CHECKING:
     from torch import nn

@@ -31,7 +31,7 @@ from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.inputs import parse_input
 from workloads.memory import peak_memory
 from workloads.precision import SIZE, at_precision
-from workloads.training import RunMode
+from workloads.run_mode import RunMode
 
 Size = tuple[int, int | None]
 """Batch and length; None where the workload has no length."""

@@ -25,8 +25,8 @@ from workloads.errors import WorkloadError
 from workloads.fingerprint import digest, fingerprint, identify
 from workloads.graph import Role, WorkloadGraph
 from workloads.recorder import Scope, StepRecorder
+from workloads.run_mode import check_optimizer
 from workloads.trace import check_arguments, explain, quiet
-from workloads.training import check_optimizer
 
 Loss = Callable[[Any], torch.Tensor]
 """Takes what the model returns, returns a scalar."""

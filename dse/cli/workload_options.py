@@ -13,7 +13,7 @@ from dse.cli.workload_view import SHOWN_LAYERS, SORT_KEYS, show_workload
 
 if TYPE_CHECKING:
     from workloads import WorkloadGraph
-    from workloads.training import RunMode
+    from workloads.run_mode import RunMode
 
 
 class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]
