@@ -1,4 +1,4 @@
-"""What of a model runs: its inference or a training step. Without torch, so that a study file and the CLI can say it."""
+"""What of a model runs: its inference or a training step. Without torch, so that studies and the CLI can say it."""
 
 from __future__ import annotations
 
