@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -80,7 +81,8 @@ def build(
     Parameters
     ----------
     factory
-        `package.module:factory`: a module, or a callable that returns a module or (module, example_inputs).
+        `package.module:factory`: a module, or a callable that returns a module or (module, example_inputs): a tensor, a
+        tuple of the arguments of forward, or a mapping of their names.
     inputs
         Shape and dtype of each example input; they take the place of the factory's own.
     kwargs
@@ -123,10 +125,31 @@ def build(
         raise WorkloadError(f"{factory} gives no example inputs", hint)
     if isinstance(examples, torch.Tensor):
         examples = (examples,)
+    elif isinstance(examples, Mapping):
+        examples = _by_position(module, examples, factory)
     if not isinstance(examples, list | tuple):
-        hint = "return (module, example_inputs) with a tuple of the arguments of forward, or one tensor"
+        hint = "return (module, example_inputs): a tuple or a mapping of the arguments of forward, or one tensor"
         raise WorkloadError(f"{factory} returned example inputs that are a {type(examples).__name__}", hint)
     return module, tuple(examples) if batch is None else at_batch(tuple(examples), batch)
+
+
+def _by_position(module: nn.Module, named: Mapping[str, Any], factory: str) -> tuple[Any, ...]:
+    """Return arguments of `module.forward` given by name in the order of its parameters, defaults between them."""
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(**named)
+    except TypeError as error:
+        raise WorkloadError(
+            f"{factory} returned example inputs that forward does not take: {error}", "the names of its parameters"
+        ) from None
+    places = [p for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if without := named.keys() - {place.name for place in places}:
+        raise WorkloadError(
+            f"{factory} returned example inputs that forward has no place for: {', '.join(sorted(without))}",
+            "names of its parameters that can go by position; workloads.trace takes others as example_kwargs",
+        )
+    given = max((at for at, place in enumerate(places, 1) if place.name in named), default=0)
+    return tuple(named.get(place.name, place.default) for place in places[:given])
 
 
 def trace_factory(

@@ -34,8 +34,21 @@ def leaving():
 def nothing():
     return 3
 
+class Named(Tiny):
+    def forward(self, x, mask=None, scale=2.0, shift=None, *, only=1, **rest):
+        return self.linear(x) * scale + shift
+
 def mapping():
-    return Tiny(), {"x": torch.ones(2, 8)}
+    return Named(), {"shift": torch.ones(4), "x": torch.ones(2, 8)}
+
+def misspelt():
+    return Tiny(), {"y": torch.ones(2, 8)}
+
+def by_name_only():
+    return Named(), {"x": torch.ones(2, 8), "only": 3}
+
+def a_set():
+    return Tiny(), {1, 2}
 
 def talkative():
     print("building")
@@ -84,6 +97,13 @@ def test_inputs_of_another_dtype():
     assert graph.layers[0].output_shape == (2, 3, 4)
 
 
+def test_example_inputs_may_have_names():
+    graph = workloads.trace_factory("my_models_of_a_user:mapping")
+    assert graph.input_shapes == ((2, 8), (4,))
+    assert [layer.operator.split(".")[1] for layer in graph.layers] == ["linear", "mul", "add"]
+    assert workloads.trace_factory("my_models_of_a_user:mapping", batch=5).macs == 5 * 8 * 4
+
+
 @pytest.mark.parametrize(
     ("factory", "inputs", "message", "hint"),
     [
@@ -94,7 +114,9 @@ def test_inputs_of_another_dtype():
         ("my_models_of_a_user:tiny_met", [], "has no 'tiny_met'", "did you mean 'tiny_net'?"),
         ("my_models_of_a_user:nothing", [], "returned a int", "torch.nn.Module"),
         ("my_models_of_a_user:number", [], "is a int", "factory"),
-        ("my_models_of_a_user:mapping", [], "example inputs that are a dict", "a tuple"),
+        ("my_models_of_a_user:a_set", [], "example inputs that are a set", "a mapping"),
+        ("my_models_of_a_user:misspelt", [], "forward does not take: missing a required argument: 'x'", "names"),
+        ("my_models_of_a_user:by_name_only", [], "forward has no place for: only", "example_kwargs"),
         ("my_models_of_a_user:broken", [], "no weights here", "without arguments"),
         ("my_models_of_a_user:leaving", [], "SystemExit: 3", "without arguments"),
         ("my_script:f", [], "cannot be imported: SystemExit", "not run as a script"),
