@@ -32,8 +32,9 @@ def command(
     """Trace a model of yours and show what it computes, as `dse workloads NAME` does.
 
     MODULE is looked for in the current folder and among the installed packages. FACTORY is a callable that returns
-    (module, example_inputs); with --input also one that returns the module alone, or the module itself. FILE is an ONNX
-    model (.onnx) or a program saved by torch.export (.pt2). --batch takes the first dimension of every --input.
+    (module, example_inputs), the inputs as a tensor, a tuple or a mapping of their names; with --input also one that
+    returns the module alone, or the module itself. FILE is an ONNX model (.onnx) or a program saved by torch.export
+    (.pt2). --batch takes the first dimension of every --input.
 
     \b
     Examples:
