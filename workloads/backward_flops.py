@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from workloads.calls import Call, Count, Rule, named
-from workloads.estimates import elementwise, estimate, per_input
+from workloads.estimates import antialiased, elementwise, estimate, per_input
 from workloads.graph import OperatorKind
 
 
@@ -104,6 +104,44 @@ def _table_backward(call: Call) -> Count:
     return estimate(OperatorKind.REDUCTION, call.tensor("grad_output").numel, "1 per element of the output's gradient")
 
 
+def _bag_backward(call: Call) -> Count:
+    """Of a maximum each element of the gradient goes to one row, else to all rows of its bag, scaled for a mean."""
+    sum_mean_max, grad = int(call.arguments["mode"]), call.tensor("grad")
+    if sum_mean_max == 2:
+        return estimate(OperatorKind.REDUCTION, grad.numel, "1 per element of the output's gradient")
+    each = 1 + sum_mean_max
+    work = each * call.tensor("indices").numel * grad.shape[-1]
+    return estimate(OperatorKind.REDUCTION, work, f"{each} per element of each row that was looked up")
+
+
+def _looked_up(per_element: int, table: str) -> Rule:
+    def rule(call: Call) -> Count:
+        work = per_element * call.tensor("indices").numel * call.tensor(table).shape[-1]
+        return estimate(OperatorKind.REDUCTION, work, f"{per_element} per element of each row that is looked up")
+
+    return rule
+
+
+CTC_CELL = 13
+"""Three terms of a cell's sum, in logarithms: maximum 2, subtract 3, exp 3, add 2, log, add maximum, add label's."""
+
+
+def _ctc_loss(call: Call) -> Count:
+    """Forward variables: Graves et al., ICML 2006, equation 6."""
+    return estimate(OperatorKind.REDUCTION, CTC_CELL * call.outputs[1].numel, f"{CTC_CELL} per forward variable")
+
+
+def _ctc_loss_backward(call: Call) -> Count:
+    """Backward variables and equation 15: added to the forward ones and (4) to their label's sum; 3 a probability."""
+    work = (CTC_CELL + 5) * call.tensor("log_alpha").numel + 3 * call.output.numel
+    return estimate(OperatorKind.REDUCTION, work, f"{CTC_CELL + 5} per forward variable, 3 per log probability")
+
+
+def _pdist_backward(call: Call) -> Count:
+    work = 4 * call.tensor("self").shape[-1] * call.tensor("pdist").numel
+    return estimate(OperatorKind.OTHER, work, "4 d per pair")
+
+
 def _upsample_backward(per_element: int) -> Rule:
     def rule(call: Call) -> Count:
         work = per_element * call.tensor("grad_output").numel
@@ -152,7 +190,9 @@ BACKWARD: Mapping[str, Rule] = {
     "_fused_rms_norm_backward": per_input(OperatorKind.NORM, 9),
     **named("_softmax_backward_data _log_softmax_backward_data", SOFTMAX_BACKWARD),
     # derivative of the function and its product with the gradient
-    **named("threshold_backward hardtanh_backward", elementwise(2)),
+    **named("threshold_backward hardtanh_backward hardshrink_backward softshrink_backward", elementwise(2)),
+    "rrelu_with_noise": elementwise(3),  # draw, compare, product
+    "rrelu_with_noise_backward": elementwise(),
     **named("leaky_relu_backward _prelu_kernel", elementwise(2)),
     **named("sigmoid_backward tanh_backward logit_backward", elementwise(3)),  # dy y (1 - y), dy (1 - y^2)
     **named("elu_backward hardsigmoid_backward softplus_backward log_sigmoid_backward", elementwise(4)),
@@ -162,7 +202,11 @@ BACKWARD: Mapping[str, Rule] = {
     "glu_backward": elementwise(4),  # an element of each half: dy s; dy a s (1 - s)
     "_prelu_kernel_backward": elementwise(3),
     **named("mse_loss_backward huber_loss_backward smooth_l1_loss_backward", elementwise(3)),
-    **named("binary_cross_entropy_backward", elementwise(4)),
+    **named("binary_cross_entropy_backward multi_margin_loss_backward", elementwise(4)),
+    "multi_margin_loss": per_input(OperatorKind.REDUCTION, 4),  # subtract, add the margin, clamp, sum
+    "soft_margin_loss_backward": elementwise(6),  # z = exp(-x y); -dy y z / (1 + z)
+    "_ctc_loss": _ctc_loss,
+    "_ctc_loss_backward": _ctc_loss_backward,
     "binary_cross_entropy_with_logits": elementwise(7),
     **named("nll_loss_forward nll_loss2d_forward", per_input(OperatorKind.REDUCTION, 1)),
     **named("nll_loss_backward nll_loss2d_backward", elementwise()),
@@ -174,10 +218,18 @@ BACKWARD: Mapping[str, Rule] = {
     **named("avg_pool2d_backward avg_pool3d_backward adaptive_max_pool2d_backward", _pool_backward),
     **named("adaptive_max_pool3d_backward _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward", _pool_backward),
     **named("_adaptive_avg_pool2d _adaptive_avg_pool3d", per_input(OperatorKind.POOL, 1)),
-    **named("embedding_dense_backward _embedding_bag_dense_backward", _table_backward),
+    **named("fractional_max_pool2d_backward fractional_max_pool3d_backward", _pool_backward),
+    "embedding_dense_backward": _table_backward,
+    **named("_embedding_bag_backward _embedding_bag_dense_backward", _bag_backward),
+    "_embedding_bag_per_sample_weights_backward": _looked_up(2, "grad"),
+    "embedding_renorm": _looked_up(3, "self"),  # square, sum; scale
     **named(
         "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward", _upsample_backward(1)
     ),
+    **named("_upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward", _upsample_backward(1)),
+    "_upsample_nearest_exact3d_backward": _upsample_backward(1),
+    "_upsample_bilinear2d_aa_backward": antialiased(1),
+    "_upsample_bicubic2d_aa_backward": antialiased(2),
     "upsample_linear1d_backward": _upsample_backward(3),
     "upsample_bilinear2d_backward": _upsample_backward(7),
     "upsample_trilinear3d_backward": _upsample_backward(15),
@@ -187,8 +239,13 @@ BACKWARD: Mapping[str, Rule] = {
     "_weight_norm_interface": per_input(OperatorKind.REDUCTION, 4),
     "_weight_norm_interface_backward": per_input(OperatorKind.REDUCTION, 8),
     "_cdist_backward": _cdist_backward,
+    "_pdist_backward": _pdist_backward,
+    "_segment_reduce_backward": elementwise(),
+    # divide, round, add, clamp 2; subtract, multiply; whether it was clamped
+    **named("fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask", elementwise(7)),
     **named("index_put _index_put_impl _unsafe_index_put", _index_put),
     # movement below autograd
+    "diagonal_backward": _moved,
     **named("new_empty_strided slice_backward select_backward unfold_backward as_strided_copy _reshape_copy", _moved),
     **named("reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward", _moved),
     **named("replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward", _moved),

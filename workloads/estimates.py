@@ -59,12 +59,16 @@ def _window_pool(call: Call) -> Count:
     return estimate(OperatorKind.POOL, taps * call.output.numel, "kernel size per output element")
 
 
-def _antialiased(radius: int) -> Rule:
-    """Return the rule of a resampling filter, an axis at a time, that widens as the image shrinks."""
+def antialiased(radius: int) -> Rule:
+    """Return the rule of a resampling filter, an axis at a time, that widens as the image shrinks; or of its gradient,
+    which has the same taps."""
 
     def rule(call: Call) -> Count:
-        (*_, rows, columns), (*_, new_rows, new_columns) = call.tensors[0].shape, call.output.shape
-        images = call.output.numel // max(new_rows * new_columns, 1)
+        before, after = call.tensors[0], call.output
+        if call.operator.endswith("_backward"):
+            before, after = after, before
+        (*_, rows, columns), (*_, new_rows, new_columns) = before.shape, after.shape
+        images = after.numel // max(new_rows * new_columns, 1)
         across, down = (math.ceil(2 * radius * max(1.0, a / b)) for a, b in ((columns, new_columns), (rows, new_rows)))
         flops = 2 * images * new_columns * (rows * across + new_rows * down)
         return estimate(OperatorKind.OTHER, flops, "2 per tap, columns then rows")
@@ -168,13 +172,14 @@ ESTIMATES: dict[str, Rule] = {
     **named("upsample_linear1d", elementwise(3)),
     **named("upsample_trilinear3d", elementwise(15)),
     **named("upsample_bicubic2d", elementwise(32)),  # 16 taps, a product and a sum each
-    "_upsample_bilinear2d_aa": _antialiased(1),
-    "_upsample_bicubic2d_aa": _antialiased(2),
+    "_upsample_bilinear2d_aa": antialiased(1),
+    "_upsample_bicubic2d_aa": antialiased(2),
     "affine_grid_generator": _affine_grid,
     **named("sum mean prod max min amax amin aminmax argmax argmin any all nansum nanmean", reduction(1)),
     **named("cumsum cumprod cummax cummin count_nonzero trace bincount histc", reduction(1)),
     **named("norm linalg_vector_norm frobenius_norm", reduction(2)),
     **named("multinomial", reduction(2)),  # sum, draw
+    **named("renorm", reduction(3)),  # square, sum; scale
     **named("dist trapezoid trapz cumulative_trapezoid", reduction(3)),
     **named("logsumexp special_logsumexp logcumsumexp", reduction(4)),
     **named("pairwise_distance", reduction(4)),  # subtract, add eps, square, sum
@@ -201,6 +206,6 @@ ESTIMATES: dict[str, Rule] = {
     **named("fft_hfft2 fft_ihfft2 fft_hfftn fft_ihfftn", _fft),
     "stft": _stft,
     "istft": _istft,
-    **named("cdist _cdist_forward pdist _pdist_forward", _cdist),
+    **named("cdist _cdist_forward _euclidean_dist pdist _pdist_forward", _cdist),
 }
 """Operator name -> rule. An element-wise operator that is not here costs one operation an element."""

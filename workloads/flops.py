@@ -110,6 +110,20 @@ def _bilinear(call: Call) -> Count:
     return _complex(call, product_kind(call), "handle", macs, "rows out in1 in2")
 
 
+def _trilinear(call: Call) -> Count:
+    """The kernel of `bilinear` and its gradients: for all indices at once, the product of two operands and its sum.
+
+    The product with the third, one index smaller, is not counted, as it is not in `bilinear`.
+    """
+    sizes: list[int] = []
+    for number in ("1", "2", "3"):
+        shape = list(call.tensor(f"i{number}").shape)
+        for dim in sorted(call.arguments[f"expand{number}"]):
+            shape.insert(dim, 1)
+        sizes = [max(pair) for pair in zip(sizes or shape, shape, strict=True)]
+    return _complex(call, product_kind(call), "handle", math.prod(sizes), "rows out in1 in2")
+
+
 def _grouped_mm(call: Call) -> Count:
     """MoE: rows of the left operand go to one expert each, so an expert's matrix meets only its own rows.
 
@@ -266,6 +280,7 @@ RULES: dict[str, Rule] = {
     "tensordot": _tensordot,
     "einsum": _einsum,
     "bilinear": _bilinear,
+    "_trilinear": _trilinear,
     **named("_grouped_mm transformers::grouped_mm_fallback", _grouped_mm),
     "scaled_dot_product_attention": _attention,
     **named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", _convolution),

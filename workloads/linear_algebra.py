@@ -67,6 +67,7 @@ LINEAR_ALGEBRA: dict[str, Rule] = {
     **named("_linalg_slogdet", _each(lambda m, n: 2 * n**3 / 3, "2n³/3")),
     **named("inverse linalg_inv linalg_inv_ex", _each(lambda m, n: 2 * n**3, "2n³")),
     **named("linalg_qr qr", _each(lambda m, n: 4 * n * n * (m - n / 3), "4n²(m - n/3)")),
+    **named("linalg_householder_product orgqr", _each(lambda m, n: 2 * n * n * (m - n / 3), "2n²(m - n/3)")),
     **named("linalg_eigh _linalg_eigh", _each(lambda m, n: 9 * n**3, "9n³")),
     **named("linalg_eigvalsh", _each(lambda m, n: 4 * n**3 / 3, "4n³/3")),
     **named("linalg_eig", _each(lambda m, n: 25 * n**3, "25n³")),

@@ -34,6 +34,7 @@ DATA_DEPENDENT_HINT = (
     "nothing is computed in a trace, so no value is known"
 )
 SIZE_HINT = "a Python number, or the shape of a tensor, has a known value; sequences padded instead of packed, too"
+NUMBERS_HINT = "give such numbers as tensors, as the lengths of ctc_loss"
 CLASS_HINT = "give tensors, numbers, lists, tuples and dicts, or register the class: torch.export.register_dataclass"
 SCRIPT_HINT = "give the modules as they were before torch.jit.script or torch.jit.trace"
 QUANTIZED_HINT = (
@@ -142,7 +143,7 @@ def _plain_outputs(module: nn.Module) -> Iterator[None]:
     """Return the tensors that they hold instead of objects of classes that torch.export cannot return, as caches."""
 
     def plain(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return tree_map(lambda leaf: leaf if isinstance(leaf, EXPORTED) else list(_held(leaf, set())), output)
+        return tree_map(lambda leaf: leaf if isinstance(leaf, EXPORTED) else list(held_tensors(leaf)), output)
 
     handle = module.register_forward_hook(plain)
     try:
@@ -151,8 +152,12 @@ def _plain_outputs(module: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def _held(value: Any, visited: set[int]) -> Iterator[torch.Tensor]:
+def held_tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors that an object holds in its attributes, or in those of what they hold."""
+    yield from _held(value, set())
+
+
+def _held(value: Any, visited: set[int]) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif not isinstance(value, EXPORTED) and id(value) not in visited:
@@ -193,6 +198,8 @@ def explain(error: Exception, module: nn.Module, name: str) -> WorkloadError:
         reason, hint = "it holds TorchScript", SCRIPT_HINT
     elif "functorch" in text:
         reason, hint = "torch.func inside it hides what runs", DENSE_HINT
+    elif "data is not allocated yet" in text:
+        reason, hint = "an operator makes a tensor of Python numbers where no values are known", NUMBERS_HINT
     elif "__torch__.torch.classes.quantized" in text:
         reason, hint = "it holds quantised weights, packed for a CPU", QUANTIZED_HINT
     else:

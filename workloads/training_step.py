@@ -1,8 +1,8 @@
 """Trace one training step of a PyTorch model: forward, backward and optimiser as one workload graph.
 
 The step is the one that eager PyTorch runs on a processor in its steady state: gradients were set to None, the
-optimiser has its state. It runs on fake tensors, on a copy of the model: nothing is computed and the model is left as
-found.
+optimiser has its state; what the model returns is held to the end, as the variable of a loop does. It runs on fake
+tensors, on a copy of the model: nothing is computed and the model is left as found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workloads.fingerprint import digest, fingerprint, identify
 from workloads.graph import Role, WorkloadGraph
 from workloads.recorder import Scope, StepRecorder
 from workloads.run_mode import check_optimizer
-from workloads.trace import check_arguments, explain, quiet
+from workloads.trace import check_arguments, explain, held_tensors, quiet
 
 Loss = Callable[[Any], torch.Tensor]
 """Takes what the model returns, returns a scalar."""
@@ -67,7 +67,8 @@ def trace_training(
         As in `workloads.trace`.
     loss
         Takes what the model returns, returns a scalar tensor. None: the sum, over the floating tensors among the
-        outputs, of the mean of squared differences (of absolute values, where complex) from a target of zeros.
+        outputs (where it is an object of a class, among its attributes), of the mean of squared differences (of
+        absolute values, where complex) from a target of zeros.
     optimizer
         "sgd" (lr 0.01, no momentum), "adam" or "adamw", as torch.optim has them by default; or a callable that makes
         one of a list of parameters.
@@ -172,7 +173,7 @@ def _trace(
         try:
             fake = FakeTensorMode(allow_non_fake_inputs=True)
             model, args, kwargs = _fake_copy(fake, module, args, kwargs)
-            recorder = StepRecorder()
+            recorder = StepRecorder(fake)
             for tensor in tree_leaves((args, kwargs)):
                 if isinstance(tensor, torch.Tensor):
                     recorder.hold(tensor, Role.ACTIVATION)
@@ -268,7 +269,8 @@ def _run(
 
 def _squares(recorder: StepRecorder, output: Any, targets: list[torch.Tensor]) -> torch.Tensor:
     """Sum of the mean squared distance of each floating output from zeros, which are inputs of the step (`targets`)."""
-    outputs = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    outputs = [tensor for tensor in leaves or held_tensors(output) if tensor.requires_grad]
     if not outputs:
         raise WorkloadError(
             f"what the model returns ({type(output).__name__}) holds no tensor that depends on its parameters",

@@ -52,6 +52,11 @@ def _loss(call: Mapping[str, Any], out: list[torch.Tensor]) -> int:
     return _bytes(call["self"]) if call.get("reduction", 1) else 0
 
 
+def _ctc_loss_backward(call: Mapping[str, Any], out: list[torch.Tensor]) -> int:
+    """Bytes of the backward variables."""
+    return _bytes(call["log_alpha"])
+
+
 _WHILE_IT_RUNS: Mapping[str, Callable[[Mapping[str, Any], list[torch.Tensor]], int]] = {
     "aten::convolution": _convolution,
     "aten::convolution_backward": _convolution_backward,
@@ -59,6 +64,7 @@ _WHILE_IT_RUNS: Mapping[str, Callable[[Mapping[str, Any], list[torch.Tensor]], i
     "aten::mkldnn_rnn_layer_backward": _lstm_backward,
     "aten::mse_loss": _loss,
     "aten::smooth_l1_loss": _loss,
+    "aten::_ctc_loss_backward": _ctc_loss_backward,
 }
 
 _KEPT: Mapping[str, Callable[[Mapping[str, Any], list[torch.Tensor]], int]] = {

@@ -23,7 +23,8 @@ def allocated_peak(module: nn.Module, inputs: tuple[Any, ...], optimizer: str = 
     targets: list[torch.Tensor] = []
 
     def step() -> None:
-        squares(module(*inputs), targets).backward()
+        output = module(*inputs)  # held to the end, as the variable of a loop does
+        squares(output, targets).backward()
         stepper.step()
 
     step()
