@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 TRACER_FILES = (
     *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "linear_algebra", "operators"),
-    *("programs", "shapes", "sources", "backward_flops", "recorder", "trace", "training_step", "values", "workspace"),
+    *(
+        "programs",
+        "shapes",
+        "sources",
+        "backward_flops",
+        "fake_kernels",
+        "recorder",
+        "trace",
+        "training_step",
+        "values",
+    ),
+    "workspace",
 )
 """The files of this package that decide what a traced graph holds."""
 

@@ -84,7 +84,7 @@ def run_mode_of(mode: str, optimizer: str | None, recompute: str | None) -> RunM
         raise click.UsageError("--optimizer and --recompute are of a training step: give --mode train")
     modules: int | tuple[str, ...] | None = None
     if recompute is not None:
-        modules = int(recompute) if recompute.isdigit() else tuple(recompute.split(","))
+        modules = int(recompute) if recompute.removeprefix("-").isdigit() else tuple(recompute.split(","))
     return Training(optimizer=optimizer or Training().optimizer, recompute=modules)
 
 

@@ -170,6 +170,7 @@ def test_a_training_step_has_the_optimiser_and_the_recomputation_that_are_asked_
     for options, words in (
         (("--mode", "train", "--optimizer", "adm"), "did you mean 'adam'?"),
         (("--mode", "train", "--recompute", "0"), "a depth of at least 1"),
+        (("--mode", "train", "--recompute", "-1"), "a depth of at least 1"),
         (("--mode", "train", "--recompute", "nope"), "no module is called 'nope'"),
         (("--recompute", "1"), "give --mode train"),
     ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.workloads.tracing_help import matrix_macs, only
 from tests.workloads.training_help import allocated_peak
 from workloads import WorkloadError, WorkloadGraph, peak_memory, trace_training
+from workloads.fingerprint import TRACER_FILES
 
 
 class Net(nn.Module):
@@ -179,3 +182,18 @@ def test_a_loss_may_view_labels_that_it_holds() -> None:
     assert not graph.refused
     kept, end = graph.allocations[:, 2] == labels.nbytes, len(graph.layers) - 1
     assert graph.allocations[kept][:, :2].tolist() == [[0, end]]
+
+
+def test_the_cache_knows_every_file_that_a_trace_runs() -> None:
+    """A graph kept by another version of any of them is traced anew; errors, modes and the cache decide nothing."""
+    folder = Path(trace_training.__code__.co_filename).parent
+    met, ahead = set(), ["trace", "training_step"]
+    while ahead:
+        if (name := ahead.pop()) in met:
+            continue
+        met.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("workloads"):
+                names = [node.module.partition(".")[2], *(alias.name for alias in node.names)]
+                ahead += [name for name in names if (folder / f"{name}.py").is_file()]
+    assert met - {"cache", "errors", "run_mode"} <= set(TRACER_FILES)
