@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 
+WEIGHT_PART = np.dtype([("layer", "i8"), ("weight", "i8"), ("first", "i8"), ("end", "i8")])
+"""Index of the layer, number of the weight, and the bytes from `first` to before `end` of it."""
+
 SCHEMA = 4
 """Version of the JSON that `WorkloadGraph.to_json` writes."""
 
@@ -181,6 +184,17 @@ class WorkloadGraph:
         rows["kind"] = [KIND_CODES[layer.kind] for layer in self.layers]
         rows["matrix"] = [layer.kind in MATRIX_KINDS for layer in self.layers]
         return rows
+
+    @cached_property
+    def weight_parts(self) -> NDArray[np.void]:
+        """Record array [P] of WEIGHT_PART: each part of a weight that a layer reads."""
+        numbers: dict[str, int] = {}
+        rows = [
+            (index, numbers.setdefault(name, len(numbers)), first, end)
+            for index, layer in enumerate(self.layers)
+            for name, (first, end) in layer.weights.items()
+        ]
+        return np.array(rows, WEIGHT_PART)
 
     def to_json(self) -> str:
         """Return the graph as one JSON object; `from_json` gives back an equal one."""

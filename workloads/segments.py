@@ -141,9 +141,9 @@ class SegmentGraph(Sequence[Segment]):
     @cached_property
     def shares_weights(self) -> bool:
         """Whether several segments use the same weight."""
-        pairs = zip(self.graph.layers, self.segment_of_layer.tolist(), strict=True)
-        users = {(name, segment) for layer, segment in pairs for name in layer.weights}
-        return len(users) > len({name for name, _ in users})
+        weight = self.graph.weight_parts["weight"]
+        users = np.stack([weight, self.segment_of_layer[self.graph.weight_parts["layer"]]])
+        return bool(np.unique(users, axis=1).shape[1] > len(np.unique(weight)))
 
     @cached_property
     def flops(self) -> NDArray[np.float64]:
@@ -330,21 +330,24 @@ def _characters(
 
 
 def _resident_weights(
-    graph: WorkloadGraph, growth: NDArray[np.float64], segment_of_layer: NDArray[np.int64], count: int
+    graph: WorkloadGraph, growth: NDArray[np.float64], group_of_layer: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
-    """Bytes of weights [count] that lie in memory; the parts of one weight that a segment's layers use are joined."""
-    parts: dict[tuple[int, str], list[tuple[int, int]]] = {}
-    scale: dict[tuple[int, str], float] = {}
-    for index, (layer, segment) in enumerate(zip(graph.layers, segment_of_layer.tolist(), strict=True)):
-        for name, part in layer.weights.items():
-            parts.setdefault((segment, name), []).append(part)
-            scale[segment, name] = max(scale.get((segment, name), 0.0), growth[index])
-    weights = np.zeros(count)
-    for (segment, name), held in parts.items():
-        covered = 0
-        for first, end in sorted(held):
-            weights[segment] += max(end - max(first, covered), 0) * scale[segment, name]
-            covered = max(covered, end)
+    """Bytes of weights [count] that lie in memory; the parts of one weight that a group's layers use are joined."""
+    parts = graph.weight_parts
+    if not len(parts):
+        return np.zeros(count)
+    group = group_of_layer[parts["layer"]]
+    order = np.lexsort((parts["first"], parts["weight"], group))
+    parts, group = parts[order], group[order]
+    new = (np.diff(group, prepend=-1) != 0) | (np.diff(parts["weight"], prepend=-1) != 0)
+    weight = np.cumsum(new) - 1  # of each part, counted anew in each group
+    ends, rank = np.unique(parts["end"], return_inverse=True)
+    offset = weight * len(ends)
+    reached = ends[np.maximum.accumulate(rank + offset) - offset]  # by this part and those before it
+    before = np.where(new, 0, np.roll(reached, 1))
+    added = np.maximum(parts["end"] - np.maximum(parts["first"], before), 0)
+    scale = np.maximum.reduceat(growth[parts["layer"]], np.flatnonzero(new))[weight]
+    weights: NDArray[np.float64] = np.bincount(group, added * scale, count).astype(np.float64)
     return weights
 
 

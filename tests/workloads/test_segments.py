@@ -171,6 +171,18 @@ def test_each_byte_of_a_weight_is_kept_once_a_segment(segments: SegmentGraph) ->
         assert segment.weight_bytes == len({(name, byte) for name, part in parts for byte in range(*part)})
 
 
+@quick
+@given(segmented(), st.data())
+def test_segments_in_one_memory_keep_each_byte_of_a_weight_once(segments: SegmentGraph, data: st.DataObject) -> None:
+    group = np.array([data.draw(st.integers(0, 2)) for _ in segments])
+    kept, users = [set(), set(), set()], set()
+    for layer, segment in zip(segments.graph.layers, segments.segment_of_layer.tolist(), strict=True):
+        users |= {(name, segment) for name in layer.weights}
+        kept[group[segment]] |= {(name, byte) for name, part in layer.weights.items() for byte in range(*part)}
+    assert segments.weight_bytes_together(group, 3).tolist() == [len(held) for held in kept]
+    assert segments.shares_weights == (len(users) > len({name for name, _ in users}))
+
+
 def test_a_tensor_counts_once_a_segment_and_its_slices_add_up() -> None:
     layers = tuple(
         Layer(name=str(i), operator="op", kind=OperatorKind.CONV, output_bytes=96, flops=1) for i in range(5)
