@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from dse.errors import DseError
 from dse.objectives import Objectives
 from dse.space import DesignSpace
+from workloads.graph import Mode
 from workloads.run_mode import Training
 
 
@@ -50,7 +51,7 @@ class StudyFile:
     objectives: tuple[str, ...]
     space: DesignSpace = field(default_factory=DesignSpace)
     segments: Segmentation = field(default_factory=lambda: Segmentation(segment_size=4))
-    mode: Literal["inference", "train"] = "inference"  # of the workload: a forward pass, or one training step
+    mode: Mode = "inference"  # of the workload: a forward pass, or one training step
     training: Training | None = None  # optimiser and recomputation of the step, in mode train
     length: int | None = None  # of the workload's sequence, in its units; as in the catalogue where nothing is said
     seconds: float | None = None  # the same in seconds of signal

@@ -8,7 +8,7 @@ import workloads
 from dse.errors import DseError
 from workloads.describe import uncounted_operators
 from workloads.errors import WorkloadError
-from workloads.files import is_model_file
+from workloads.files import is_own_model
 
 if TYPE_CHECKING:
     from workloads import Family, WorkloadGraph
@@ -57,11 +57,7 @@ def describe_workload(name: str, graph: WorkloadGraph) -> dict[str, Any]:
     """Return the object of workload.json: of a model of the catalogue with what its entry says of it."""
     from workloads.describe import describe, describe_entry
 
-    return describe(graph) if _of_the_user(name) else describe_entry(graph, workloads.entry(name))
-
-
-def _of_the_user(name: str) -> bool:
-    return ":" in name or is_model_file(name)
+    return describe(graph) if is_own_model(name) else describe_entry(graph, workloads.entry(name))
 
 
 def require_counted(graph: WorkloadGraph) -> None:

@@ -284,7 +284,7 @@ def _name(target: Any) -> str:
 def _check_dense(node: fx.Node, outer: tuple[str, str]) -> None:
     """Raise WorkloadError where a node makes tensors without a memory layout of their own: counts would be wrong."""
     for tensor in tensors_in(node.meta.get("val")):
-        if kind := _without_layout(tensor):
+        if kind := without_layout(tensor):
             what = (
                 f"the input or weight {node.target} is"
                 if node.op == "placeholder"
@@ -293,7 +293,7 @@ def _check_dense(node: fx.Node, outer: tuple[str, str]) -> None:
             raise WorkloadError(f"{what} a tensor {kind}, whose work and bytes cannot be counted", DENSE_HINT)
 
 
-def _without_layout(tensor: torch.Tensor) -> str:
+def without_layout(tensor: torch.Tensor) -> str:
     """Return in words what hides a tensor's memory layout, empty where nothing does."""
     if torch._C._functorch.is_batchedtensor(tensor):
         return "of torch.vmap"
@@ -368,7 +368,7 @@ def _placeholders(program: ExportedProgram) -> tuple[list[Any], tuple[tuple[int,
             values.append(view_of(tensor, Storage(size)))
             continue
         target = str(spec.target)
-        if target in held and (kind := _without_layout(held[target])):
+        if target in held and (kind := without_layout(held[target])):
             raise WorkloadError(f"{target} is a tensor {kind}, whose work and bytes cannot be counted", DENSE_HINT)
         key = identity(held[target]) if target in held else target
         trainable = spec.kind == InputKind.PARAMETER

@@ -30,6 +30,15 @@ LOADERS: Mapping[str, Callable[[Path, Sequence[str] | None, str, bool], Workload
 """Suffix -> function of path, input shapes, name of the graph and whether to use the cache."""
 
 
+def is_own_model(text: str) -> bool:
+    """Whether this names a model of the user's, a factory or a model file, and none of the catalogue.
+
+    >>> is_own_model("package.module:factory"), is_own_model("resnet18.onnx"), is_own_model("resnet18")
+    (True, True, False)
+    """
+    return ":" in text or is_model_file(text)
+
+
 def is_model_file(text: str) -> bool:
     """Whether `text` names a file that `trace_file` reads, by its suffix alone.
 

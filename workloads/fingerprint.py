@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRACER_FILES = (
-    *("calls", "dataflow", "estimates", "fingerprint", "flops", "graph", "linear_algebra", "operators"),
-    *(
-        "programs",
-        "shapes",
-        "sources",
-        "backward_flops",
-        "fake_kernels",
-        "recorder",
-        "trace",
-        "training_step",
-        "values",
-    ),
-    "workspace",
+    *("backward_flops", "calls", "dataflow", "estimates", "fake_kernels", "fingerprint", "flops", "graph"),
+    *("linear_algebra", "operators", "programs", "recorder", "shapes", "sources", "trace", "training_step"),
+    *("values", "workspace"),
 )
 """The files of this package that decide what a traced graph holds."""
 

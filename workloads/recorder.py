@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from workloads.dataflow import Walker
+from workloads.dataflow import Walker, without_layout
 from workloads.errors import WorkloadError
 from workloads.fake_kernels import run_fake
 from workloads.graph import Phase, Role
@@ -256,8 +256,7 @@ def _distinct(out: Any) -> Any:
 
 def _check_dense(func: torch._ops.OpOverload, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
-        if tensor.is_nested or tensor.layout is not torch.strided:
-            kind = "nested" if tensor.is_nested else f"of {tensor.layout}"
+        if kind := without_layout(tensor):
             raise WorkloadError(
                 f"{func} has a tensor {kind}, whose work and bytes cannot be counted",
                 "train with dense tensors: embeddings without sparse=True, padding instead of nesting",

@@ -27,8 +27,8 @@ class Training:
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
-        if isinstance(self.recompute, int) and self.recompute < 1:
-            raise WorkloadError(f"recompute is {self.recompute}", "a depth of at least 1, or paths of modules")
+        if isinstance(self.recompute, int):
+            check_depth(self.recompute)
 
 
 RunMode = Mode | Training
@@ -52,3 +52,9 @@ def check_optimizer(name: str) -> None:
         close = get_close_matches(name, OPTIMIZERS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(OPTIMIZERS)}"
         raise WorkloadError(f"there is no optimizer {name!r}", hint)
+
+
+def check_depth(recompute: int) -> None:
+    """Raise WorkloadError where a depth of modules to compute again is below 1."""
+    if recompute < 1:
+        raise WorkloadError(f"recompute is {recompute}", "a depth of at least 1, or paths of modules")

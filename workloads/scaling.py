@@ -26,7 +26,7 @@ from workloads import catalog
 from workloads.catalog import LengthAxis
 from workloads.errors import WorkloadError
 from workloads.factory import trace_factory
-from workloads.files import is_model_file
+from workloads.files import is_model_file, is_own_model
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 from workloads.inputs import parse_input
 from workloads.memory import peak_memory
@@ -189,7 +189,7 @@ def family(
         If there is no such workload, or no shapes of its inputs; without such shapes also if it cannot be traced.
     """
     file = is_model_file(name)
-    ours = ":" not in name and not file
+    ours = not is_own_model(name)
     label = name if ours else Path(name).stem if file else name.rpartition(":")[2]
     entry = catalog.entry(name) if ours else catalog.Entry(name=label, factory=name)
     shapes = entry.inputs if ours else tuple(parse_input(text) for text in inputs)

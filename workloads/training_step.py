@@ -25,7 +25,7 @@ from workloads.errors import WorkloadError
 from workloads.fingerprint import digest, fingerprint, identify
 from workloads.graph import Role, WorkloadGraph
 from workloads.recorder import Scope, StepRecorder
-from workloads.run_mode import check_optimizer
+from workloads.run_mode import check_depth, check_optimizer
 from workloads.trace import check_arguments, explain, held_tensors, quiet
 
 Loss = Callable[[Any], torch.Tensor]
@@ -116,8 +116,7 @@ def recomputed(module: nn.Module, recompute: int | Sequence[str] | None) -> list
     if recompute is None:
         return []
     if isinstance(recompute, int) and not isinstance(recompute, bool):
-        if recompute < 1:
-            raise WorkloadError(f"recompute is {recompute}", "a depth of at least 1, or paths of modules")
+        check_depth(recompute)
         return list(_at_depth(module, "", recompute))
     if isinstance(recompute, str) or not isinstance(recompute, Sequence):
         raise WorkloadError(
