@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
-from workloads.graph import KIND_CODES, Layer, OperatorKind, Role, WorkloadGraph
+from workloads.graph import KIND_CODES, OperatorKind, Role, WorkloadGraph
 from workloads.traffic import sum_by
+from workloads.weights import weight_bytes_of_groups
 
 PRECISIONS: Mapping[str, tuple[int, str]] = {
     "fp32": (4, "float32"),
@@ -77,8 +78,9 @@ def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
                 dtype=dtype if "float" in layer.dtype else layer.dtype,
             )
         )
-    before, after = _stored(graph.layers), _stored(layers)
-    of_weights = after / before if before else 1.0
+    together, same = np.zeros(len(layers), np.int64), np.ones(len(layers))
+    before, after = (weight_bytes_of_groups(graph, growth, together, 1)[0] for growth in (same, sized.growth))
+    of_weights = float(after / before) if before else 1.0
     allocations = graph.allocations.copy()
     # weights are there before the first layer runs, whatever that one computes with
     growth_of = np.where(allocations[:, ROLE] == Role.ACTIVATION, sized.growth[allocations[:, 0]], of_weights)
@@ -90,12 +92,3 @@ def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
         allocations=allocations,
         weight_bytes=round(graph.weight_bytes * of_weights),
     )
-
-
-def _stored(layers: Iterable[Layer]) -> int:
-    """Bytes of the parts of weights that layers read, each name once by its longest part."""
-    held: dict[str, int] = {}
-    for layer in layers:
-        for name, (first, end) in layer.weights.items():
-            held[name] = max(held.get(name, 0), end - first)
-    return sum(held.values())

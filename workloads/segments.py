@@ -19,6 +19,7 @@ from workloads.errors import WorkloadError
 from workloads.graph import OperatorKind, WorkloadGraph
 from workloads.precision import scaled
 from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
+from workloads.weights import weight_bytes_of_groups
 
 SEGMENT_SIZE = 4
 """Layers of a segment where nothing is said."""
@@ -136,7 +137,7 @@ class SegmentGraph(Sequence[Segment]):
         backward pass read and the optimiser updates.
         """
         growth = scaled(self.graph, self.float_bytes).growth
-        return _resident_weights(self.graph, growth, group[self.segment_of_layer], groups)
+        return weight_bytes_of_groups(self.graph, growth, group[self.segment_of_layer], groups)
 
     @cached_property
     def shares_weights(self) -> bool:
@@ -300,7 +301,7 @@ def _sizes(
         "macs": total(rows["macs"]),
         "bytes": total(rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]),
         "precision": [int(0 < widest <= 2) for widest in np.maximum.reduceat(rows["float_bytes"], first)],
-        "weight_bytes": _resident_weights(graph, resized.growth, segment_of_layer, count).tolist(),
+        "weight_bytes": weight_bytes_of_groups(graph, resized.growth, segment_of_layer, count).tolist(),
         "workspace_bytes": peak_live_bytes(
             reads, rows["output_bytes"], resized.external_bytes, segment_of_layer
         ).tolist(),
@@ -327,28 +328,6 @@ def _characters(
     for name in ("seq_len", "embed_dim", "num_heads"):
         columns[name] = _of_heaviest(rows, name, segment_of_layer).astype(np.int64).tolist()
     return columns
-
-
-def _resident_weights(
-    graph: WorkloadGraph, growth: NDArray[np.float64], group_of_layer: NDArray[np.int64], count: int
-) -> NDArray[np.float64]:
-    """Bytes of weights [count] that lie in memory; the parts of one weight that a group's layers use are joined."""
-    parts = graph.weight_parts
-    if not len(parts):
-        return np.zeros(count)
-    group = group_of_layer[parts["layer"]]
-    order = np.lexsort((parts["first"], parts["weight"], group))
-    parts, group = parts[order], group[order]
-    new = (np.diff(group, prepend=-1) != 0) | (np.diff(parts["weight"], prepend=-1) != 0)
-    weight = np.cumsum(new) - 1  # of each part, counted anew in each group
-    ends, rank = np.unique(parts["end"], return_inverse=True)
-    offset = weight * len(ends)
-    reached = ends[np.maximum.accumulate(rank + offset) - offset]  # by this part and those before it
-    before = np.where(new, 0, np.roll(reached, 1))
-    added = np.maximum(parts["end"] - np.maximum(parts["first"], before), 0)
-    scale = np.maximum.reduceat(growth[parts["layer"]], np.flatnonzero(new))[weight]
-    weights: NDArray[np.float64] = np.bincount(group, added * scale, count).astype(np.float64)
-    return weights
 
 
 def _of_heaviest(rows: NDArray[np.void], name: str, segment_of_layer: NDArray[np.int64]) -> NDArray[np.float64]:

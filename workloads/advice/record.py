@@ -14,6 +14,7 @@ from workloads.attention import attention_layers
 from workloads.graph import Layer, WorkloadGraph
 from workloads.memory import PeakMemory, live_activation_bytes, peak_memory
 from workloads.totals import heaviest_modules
+from workloads.weights import weight_bytes_of_groups
 
 Bound = Literal["compute", "bandwidth", "activation memory", "weight storage", "latency"]
 """What runs out first."""
@@ -173,17 +174,8 @@ class Figures:
 
     def stored(self, mask: NDArray[np.bool_]) -> float:
         """Bytes of the weights that these layers use, as they lie in memory: what several of them read counts once."""
-        parts: dict[str, list[tuple[int, int]]] = {}
-        for layer in self.chosen(mask):
-            for name, part in layer.weights.items():
-                parts.setdefault(name, []).append(part)
-        total = 0
-        for held in parts.values():
-            covered = 0
-            for first, end in sorted(held):
-                total += max(end - max(first, covered), 0)
-                covered = max(covered, end)
-        return float(total)
+        group = np.where(mask, 0, 1)
+        return float(weight_bytes_of_groups(self.graph, np.ones(len(group)), group, 2)[0])
 
     def where(self, mask: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[str, ...]:
         """The modules that hold most of these layers' `weights` [N]."""
