@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-COMMANDS = Path(__file__).parent / "commands"
+COMMANDS = "dse.cli.commands"
 
 
 class InputError(click.ClickException):
@@ -44,19 +44,27 @@ class Interrupted(click.ClickException):
 
 
 class CommandFolder(click.Group):
-    """A group whose commands are the modules of `dse/cli/commands`, each with a click command named `command`."""
+    """A group whose commands are the modules of one package, each with a click command named `command`.
+
+    A package in it is a group of its own, `command` being another CommandFolder.
+    """
+
+    def __init__(self, *args: Any, package: str = COMMANDS, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.package = package
+        self.folder = Path(__file__).parent.joinpath(*package.split(".")[2:])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
-        return sorted(module.name for module in pkgutil.iter_modules([str(COMMANDS)]))
+        return sorted(module.name for module in pkgutil.iter_modules([str(self.folder)]))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the file of that name and return its command."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = importlib.import_module(f"dse.cli.commands.{cmd_name}").command
+        command = importlib.import_module(f"{self.package}.{cmd_name}").command
         if not isinstance(command, click.Command):
-            raise TypeError(f"dse/cli/commands/{cmd_name}.py: `command` is not a click command")
+            raise TypeError(f"{self.package}.{cmd_name}: `command` is not a click command")
         return command
 
     def resolve_command(

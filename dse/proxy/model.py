@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -70,7 +69,7 @@ class LayerCostModel(Protocol):
 @cache
 def cost_models() -> Dict[str, LayerCostModel]:
     """Every cost model by name: those of this folder, then those of the entry points `chipfront.cost_models`."""
-    found = [model for file in _files() if (model := _model_of_file(file)) is not None]
+    found = [_model_of_file(file) for file in _files()]
     for point in entry_points(group="chipfront.cost_models"):
         try:
             model = point.load()
@@ -90,8 +89,8 @@ def cost_model(name: str) -> LayerCostModel:
 
     Raises DseError where there is none.
     """
-    if name in _files() and (model := _model_of_file(name)) is not None:  # without importing all the others
-        return model
+    if name in _files():  # without importing all the others
+        return _model_of_file(name)
     models = cost_models()
     if name not in models:
         close = get_close_matches(name, models, n=1)
@@ -101,9 +100,10 @@ def cost_model(name: str) -> LayerCostModel:
 
 
 def _files() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "model"]
+    """Names of the files here that define MODEL, told without importing those that do not (some load torch)."""
+    return [path.stem for path in Path(__file__).parent.glob("*.py") if "\nMODEL = " in path.read_text("utf-8")]
 
 
-def _model_of_file(name: str) -> LayerCostModel | None:
-    model = getattr(importlib.import_module(f"dse.proxy.{name}"), "MODEL", None)
-    return model if isinstance(model, LayerCostModel) else None
+def _model_of_file(name: str) -> LayerCostModel:
+    model: LayerCostModel = importlib.import_module(f"dse.proxy.{name}").MODEL
+    return model

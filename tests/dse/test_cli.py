@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 
 from dse.cli.app import CommandFolder, cli
 
-COMMANDS = cli.list_commands(click.Context(cli))
+PROXY = cli.get_command(click.Context(cli), "proxy")
+assert isinstance(PROXY, CommandFolder)
+COMMANDS = [name for name in cli.list_commands(click.Context(cli)) if name != "proxy"]
+COMMANDS += [f"proxy {name}" for name in PROXY.list_commands(click.Context(PROXY))]
 DSE = [sys.executable, "-c", "from dse.cli import main; main()"]
 
 
@@ -30,7 +33,7 @@ def test_the_promised_commands_are_there() -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str, flag: str) -> None:
-    result = invoke(name, flag)
+    result = invoke(*name.split(), flag)
     assert result.exit_code == 0
     assert "Example" in result.stdout
     assert f"dse {name}" in result.stdout.partition("Example")[2]
