@@ -1,0 +1,387 @@
+"""Rows of measured operators in the tidy schema: read, checked, completed, written. Units are converted here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from chiplib.validation import did_you_mean
+from dse.errors import DseError
+from dse.proxy.columns import (
+    COLUMNS,
+    COMPUTE_DTYPES,
+    DEFAULTS,
+    DTYPES,
+    NAMES,
+    NUMBERS,
+    OPERATORS,
+    REQUIRED,
+    SHAPES,
+    TEXTS,
+    UNITS,
+    WORK,
+)
+from dse.proxy.devices import check_devices, matrix_peaks, read_devices
+from dse.proxy.tables import Problem, as_numbers, check_columns, read_table, refuse, write_table
+from dse.proxy.work import compute_dtypes, work_of_rows
+
+__all__ = [
+    "beats_physics",
+    "check_devices",
+    "check_rows",
+    "load_public",
+    "read_devices",
+    "read_rows",
+    "row_problems",
+    "tidy",
+    "without",
+    "work_of_rows",
+    "write_rows",
+]
+
+DEVICE_TABLE = "devices.csv"
+ROW_TABLE = "tidy.parquet"
+WINOGRAD = 0.45
+"""Least time of a product over FLOPs / peak: Winograd's F(4x4, 3x3) saves 2.25x in practice (arXiv:1509.09308)."""
+
+
+def read_rows(
+    source: str | Path | pd.DataFrame, *, devices: pd.DataFrame | None = None, measured: bool = True
+) -> pd.DataFrame:
+    """Read rows from a parquet or CSV file, a folder of them, or a frame; check and complete them.
+
+    Texts are categories, numbers float32, in the order of COLUMNS; columns that are not given are not there, apart
+    from shapes (NaN), compute_dtype, flops, bytes and weight_bytes, which follow from the rest where they are missing.
+    Latency, power and memory may come in the units of UNITS. `measured=False` reads rows to predict: they need no
+    latency, and may repeat. With a device table, every device must be in it.
+
+    Raises DseError that names file, rows, column and value for what is wrong; see `row_problems`.
+    """
+    if isinstance(source, pd.DataFrame):
+        rows = tidy(source, "rows", measured=measured)
+        check_rows(rows, "rows", devices=devices, measured=measured)
+        return rows
+    path = Path(source)
+    if not path.is_dir():
+        rows = tidy(read_table(path, texts=TEXTS, numbers=NUMBERS), str(path), measured=measured)
+        check_rows(rows, str(path), devices=devices, measured=measured)
+        return rows
+    files = [file for file in sorted(path.iterdir()) if file.suffix in (".csv", ".parquet")]
+    files = [file for file in files if file.name != DEVICE_TABLE]
+    if not files:
+        raise DseError(f"{path}: no tables in this folder", "put files that end in .parquet or .csv there")
+    parts = [read_rows(file, devices=devices, measured=measured) for file in files]
+    rows = stacked(parts)
+    if measured and len(again := repeated(rows)):
+        starts = np.cumsum([0, *(len(part) for part in parts)])
+        part = int(np.searchsorted(starts, again[0], side="right")) - 1
+        inside = again[again < starts[part + 1]] - starts[part]
+        problem = Problem(
+            reason="the same measurement is in another file of the folder",
+            column="latency_ms",
+            value=float(rows["latency_ms"].iloc[int(again[0])]),
+            rows=inside,
+            hint="keep one of the two",
+        )
+        refuse(str(files[part]), [problem])
+    return rows
+
+
+def tidy(frame: pd.DataFrame, where: str, *, measured: bool = True) -> pd.DataFrame:
+    """Bring a table into the form that `read_rows` returns, unchecked but for its columns, units and numbers.
+
+    Raises DseError for an unknown, missing or doubled column, an unknown unit, and text where a number belongs.
+    """
+    frame, problems = _in_base_units(frame.reset_index(drop=True), where)
+    required = (*REQUIRED, "latency_ms") if measured else REQUIRED
+    check_columns(where, frame.columns, COLUMNS, required)
+    if frame.empty:
+        raise DseError(f"{where}: no rows", "a header and at least one row")
+    columns: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        if name not in frame:
+            continue
+        if column.kind in ("name", "label"):
+            columns[name] = _categories(frame[name])
+        elif column.kind == "flag":
+            columns[name] = frame[name]
+        else:
+            numbers, bad = as_numbers(frame[name])
+            hint = f"a number in {column.unit}" if column.unit else "a number"
+            problems += _problem(frame[name], bad, "not a number", hint)
+            with np.errstate(over="ignore"):
+                columns[name] = numbers if column.kind == "id" else numbers.astype(np.float32)
+    refuse(where, problems)
+    return _completed(columns)
+
+
+def _in_base_units(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[Problem]]:
+    """Convert columns such as latency_us, and `latency` with a column `unit`; return what was no number there, too."""
+    problems: list[Problem] = []
+    for quantity, (target, factors) in UNITS.items():
+        for given in [str(name) for name in frame.columns]:
+            stem, _, unit = given.partition("_")
+            if stem != quantity or given == target or given in COLUMNS:
+                continue
+            if target in frame:
+                raise DseError(f"{where}: both {target} and {given} are given", "keep one of them")
+            factor: float | NDArray[np.float64]
+            if unit:
+                if unit.lower() not in factors:
+                    columns = ", ".join(f"{quantity}_{known}" for known in factors)
+                    raise DseError(f"{where}: unknown unit {unit!r} of column {given!r}", f"one of {columns}")
+                factor = factors[unit.lower()]
+            else:
+                factor = _unit_column(frame, where, quantity, factors)
+            numbers, bad = as_numbers(frame[given])
+            problems += _problem(frame[given], bad, "not a number", f"a number in {unit or 'its unit'}")
+            frame = frame.drop(columns=given).assign(**{target: numbers * factor})
+    return frame.drop(columns="unit", errors="ignore"), problems
+
+
+def _unit_column(frame: pd.DataFrame, where: str, quantity: str, factors: dict[str, float]) -> NDArray[np.float64]:
+    """Return what one of each row's unit [N] is in the base unit."""
+    if "unit" not in frame:
+        columns = ", ".join(f"{quantity}_{known}" for known in factors)
+        raise DseError(f"{where}: column {quantity!r} has no unit", f"call it one of {columns}")
+    units = frame["unit"].astype(object)
+    factor = np.array(units.map(factors), np.float64)
+    problems = _problem(units, np.flatnonzero(np.isnan(factor)), "unknown unit", f"one of {', '.join(factors)}")
+    refuse(where, problems)
+    return factor
+
+
+def _categories(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return text as categories, those in use only."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype("category")
+    used = np.bincount(column.cat.codes.to_numpy() + 1, minlength=len(column.cat.categories) + 1)[1:] > 0
+    if not used.all():  # remove_unused_categories sorts all codes to find this
+        column = column.cat.set_categories(column.cat.categories[used])
+    return column.cat.rename_categories([str(name) for name in column.cat.categories])
+
+
+def _completed(columns: dict[str, Any]) -> pd.DataFrame:
+    """Fill what follows from the rest: shapes that an operator may leave out, what it computes in, and its work."""
+    frame = pd.DataFrame(columns)
+    length = len(frame)
+    missing = {name: np.full(length, np.nan, np.float32) for name in (*SHAPES, *WORK) if name not in frame}
+    frame = pd.concat([frame, pd.DataFrame(missing)], axis=1) if missing else frame
+    for op_type, defaults in DEFAULTS.items():
+        of_type = (frame["op_type"] == op_type).to_numpy()
+        for name, value in defaults.items():
+            absent = of_type & frame[name].isna().to_numpy()
+            if absent.any():
+                frame[name] = np.where(absent, np.float32(value), frame[name])
+    if "compute_dtype" not in frame:
+        frame["compute_dtype"] = pd.Categorical(compute_dtypes(frame["op_type"], frame["dtype"]))
+    unknown = frame[list(WORK)].isna().to_numpy().any(axis=1)
+    if unknown.any():
+        work = work_of_rows(frame.iloc[np.flatnonzero(unknown)])
+        for name in WORK:
+            values = frame[name].to_numpy(copy=True)
+            values[unknown] = np.where(np.isnan(values[unknown]), work[name].astype(np.float32), values[unknown])
+            frame[name] = values
+    return frame[[name for name in COLUMNS if name in frame]]
+
+
+def check_rows(
+    frame: pd.DataFrame, where: str = "rows", *, devices: pd.DataFrame | None = None, measured: bool = True
+) -> None:
+    """Raise DseError that names `where`, rows, column, value and remedy of everything `row_problems` finds."""
+    refuse(where, row_problems(frame, devices=devices, measured=measured))
+
+
+def row_problems(frame: pd.DataFrame, *, devices: pd.DataFrame | None = None, measured: bool = True) -> list[Problem]:
+    """Find all that is wrong with rows in the form of `tidy`.
+
+    That is: a missing or unknown name, type or device; a shape that is missing, not whole or out of range; latency,
+    power, energy or memory that is zero, negative or infinite, latency that is missing; work that is missing and that
+    no rule gives; and a measurement that is there twice. The same operator measured again, with another latency or
+    power, is a repeat and welcome.
+    """
+    problems: list[Problem] = []
+    for name in NAMES:
+        problems += _problem(frame[name], np.flatnonzero(frame[name].isna()), "missing", COLUMNS[name].meaning)
+    problems += _unknown_names(frame, "op_type", OPERATORS)
+    problems += _unknown_names(frame, "dtype", DTYPES)
+    problems += _unknown_names(frame, "compute_dtype", COMPUTE_DTYPES)
+    if devices is not None:
+        problems += _unknown_names(frame, "device", devices.index, "is not in the device table")
+    problems += _wrong_shapes(frame)
+    for name in ("latency_ms", "power_w", "energy_mj", "mem_mb", "footprint_mb"):
+        if name in frame and (measured or name != "latency_ms"):
+            problems += _wrong_measures(frame, name, required=name == "latency_ms")
+    bad = _mask(len(frame), problems)
+    problems += _wrong_work(frame, bad)
+    if measured:
+        again = repeated(frame)
+        again = again[~bad[again]]
+        problems += _problem(
+            frame["latency_ms"], again, "the same measurement is there already", "remove the copies", "latency_ms"
+        )
+    return problems
+
+
+def _unknown_names(
+    frame: pd.DataFrame, column: str, known: Sequence[str] | dict[str, Any] | pd.Index[Any], reason: str = "unknown"
+) -> list[Problem]:
+    """A problem for each unknown name, with the nearest known one."""
+    categories = list(frame[column].cat.categories)
+    codes = frame[column].cat.codes.to_numpy()
+    problems: list[Problem] = []
+    for code, name in enumerate(categories):
+        if name not in known:
+            problems += _problem(frame[column], np.flatnonzero(codes == code), reason, did_you_mean(name, list(known)))
+    return problems
+
+
+def _wrong_shapes(frame: pd.DataFrame) -> list[Problem]:
+    problems: list[Problem] = []
+    for name in SHAPES:
+        values, column = frame[name].to_numpy(), COLUMNS[name]
+        if np.isnan(values).all():
+            continue
+        whole = "whole" if column.step == 1 else f"a multiple of {column.step:g}"
+        hint = f"{whole}, at least {column.least:g}: {column.meaning}"
+        with np.errstate(invalid="ignore"):
+            outside = (values < column.least) | np.isinf(values)
+            broken = ~outside & (values % column.step != 0) & ~np.isnan(values)
+        problems += _problem(frame[name], np.flatnonzero(outside), f"not a finite number from {column.least:g}", hint)
+        problems += _problem(frame[name], np.flatnonzero(broken), f"not {whole}", hint)
+    types = frame["op_type"].cat.codes.to_numpy()
+    for code, op_type in enumerate(frame["op_type"].cat.categories):
+        of_type = types == code
+        for name in OPERATORS.get(op_type, ()):
+            rows = np.flatnonzero(of_type & np.isnan(frame[name].to_numpy()))
+            needs = ", ".join(OPERATORS[op_type])
+            problems += _problem(frame[name], rows, f"missing, which {op_type} needs", f"{op_type} needs {needs}")
+    return problems
+
+
+def _wrong_measures(frame: pd.DataFrame, name: str, *, required: bool) -> list[Problem]:
+    values, hint = frame[name].to_numpy(), f"a positive, finite number of {COLUMNS[name].unit}"
+    problems: list[Problem] = []
+    if required:
+        problems += _problem(frame[name], np.flatnonzero(np.isnan(values)), "missing", hint)
+    problems += _problem(frame[name], np.flatnonzero(values == 0), "zero", hint)
+    problems += _problem(frame[name], np.flatnonzero(values < 0), "negative", hint)
+    return problems + _problem(frame[name], np.flatnonzero(values == np.inf), "infinite", hint)
+
+
+def _wrong_work(frame: pd.DataFrame, bad: NDArray[np.bool_]) -> list[Problem]:
+    """Work that is missing, of rows that are otherwise right, or out of range."""
+    problems: list[Problem] = []
+    for name in WORK:
+        values, least = frame[name].to_numpy(), COLUMNS[name].least
+        hint = f"give a column {name} in {COLUMNS[name].unit}: {COLUMNS[name].meaning}"
+        rows = np.flatnonzero(np.isnan(values) & ~bad)
+        problems += _problem(frame[name], rows, "missing, and no rule gives it for this op_type and op_name", hint)
+        outside = np.flatnonzero((values < 0) | (values == 0 if least else False) | np.isinf(values) & ~bad)
+        problems += _problem(frame[name], outside, "not positive and finite", hint)
+    return problems
+
+
+def _problem(
+    column: pd.Series[Any], rows: NDArray[np.int64], reason: str, hint: str, name: str | None = None
+) -> list[Problem]:
+    if not len(rows):
+        return []
+    value = column.iloc[int(rows[0])]
+    shown = None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
+    return [Problem(reason=reason, column=name or str(column.name), value=shown, rows=rows, hint=hint)]
+
+
+def _mask(length: int, problems: Sequence[Problem]) -> NDArray[np.bool_]:
+    bad = np.zeros(length, np.bool_)
+    for problem in problems:
+        bad[problem.rows] = True
+    return bad
+
+
+def repeated(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Return positions of rows that say what an earlier row says: all but row_id is the same.
+
+    Rows are compared by a 64-bit hash first, then those that share one as they are.
+    """
+    names = [name for name in frame.columns if COLUMNS[name].kind != "id"]
+    mixed = np.zeros(len(frame), np.uint64)
+    with np.errstate(over="ignore"):
+        for name in names:
+            values = frame[name]
+            if isinstance(values.dtype, pd.CategoricalDtype):
+                bits = values.cat.codes.to_numpy().astype(np.int64).view(np.uint64)
+            elif values.dtype == np.float32:
+                bits = values.to_numpy().view(np.uint32).astype(np.uint64)
+            else:
+                bits = values.to_numpy().astype(np.uint64)
+            mixed = (mixed ^ bits) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2^64 / golden ratio
+            mixed ^= mixed >> np.uint64(29)
+    alike = np.flatnonzero(pd.Series(mixed).duplicated(keep=False))
+    again: NDArray[np.int64] = alike[frame.iloc[alike][names].duplicated().to_numpy()]
+    return again
+
+
+def without(frame: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
+    """Return the rows that no problem names."""
+    return frame[~_mask(len(frame), problems)].reset_index(drop=True)
+
+
+def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables in the form of `tidy` below one another; a column that only some have is empty in the others."""
+    names = [name for name in COLUMNS if any(name in frame for frame in frames)]
+    columns: dict[str, Any] = {}
+    for name in names:
+        parts = [frame[name] if name in frame else pd.Series([None] * len(frame)) for frame in frames]
+        if name in TEXTS:
+            parts = [part.astype("category") for part in parts]
+            columns[name] = pd.api.types.union_categoricals([p.astype(object).astype("category") for p in parts])
+        elif name in NUMBERS:
+            columns[name] = np.concatenate([part.to_numpy(dtype=np.float32) for part in parts])
+        else:
+            columns[name] = np.concatenate([part.to_numpy() for part in parts])
+    return pd.DataFrame(columns)
+
+
+def beats_physics(rows: pd.DataFrame, devices: pd.DataFrame) -> NDArray[np.bool_]:
+    """Find rows [N] faster than their device can be: less than 0.45 FLOPs / peak, or bytes / bandwidth beyond its L2.
+
+    Such rows are kept: the clock may have been boosted, or data shared between repeats may have stayed in a cache.
+    A peak or cache size that the device table lacks is not judged by.
+    """
+    time_s = rows["latency_ms"].to_numpy(dtype=np.float64) * 1e-3
+    device = devices.index.get_indexer(rows["device"].cat.categories)[rows["device"].cat.codes]
+    compute = rows["compute_dtype"].cat
+    peak = matrix_peaks(devices, list(compute.categories))[device, compute.codes]
+    bandwidth = devices["peak_bw_gbs"].to_numpy(dtype=np.float64)[device] * 1e9
+    cache = devices["l2_mb"].to_numpy(dtype=np.float64)[device] * 1e6
+    moved = rows["bytes"].to_numpy(dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        too_fast: NDArray[np.bool_] = (time_s < WINOGRAD * rows["flops"].to_numpy(dtype=np.float64) / peak) | (
+            (moved > cache) & (time_s < moved / bandwidth)
+        )
+    return too_fast
+
+
+def write_rows(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write checked rows as compact parquet, whole or not at all. Raises DseError where it cannot be written."""
+    write_table(frame, Path(path))
+
+
+def load_public(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read tidy.parquet and devices.csv of a folder; measurements that are there twice are kept once.
+
+    Returns the rows [N], completed and checked as `read_rows` does, and the devices.
+    """
+    path = Path(folder) / ROW_TABLE
+    devices = read_devices(Path(folder) / DEVICE_TABLE)
+    rows = tidy(read_table(path, texts=TEXTS, numbers=NUMBERS), str(path))
+    again = repeated(rows)
+    rows = rows.drop(index=rows.index[again]).reset_index(drop=True)
+    check_rows(rows, str(path), devices=devices)
+    return rows, devices
