@@ -53,9 +53,15 @@ COLUMNS: dict[str, Column] = {
     "kd": _shape("kernel depth"),
     "kh": _shape("kernel height"),
     "kw": _shape("kernel width"),
-    "stride": _shape("stride"),
+    "stride": _shape("stride of the height, or of the only axis"),
+    "stride_w": _shape("stride of the width"),
+    "stride_d": _shape("stride of the depth"),
     "pad": _shape("padding of each side; a half where one side has one more", least=0.0, step=0.5),
-    "dilation": _shape("dilation"),
+    "pad_w": _shape("padding of the width's sides", least=0.0, step=0.5),
+    "pad_d": _shape("padding of the depth's sides", least=0.0, step=0.5),
+    "dilation": _shape("dilation of the height, or of the only axis"),
+    "dilation_w": _shape("dilation of the width"),
+    "dilation_d": _shape("dilation of the depth"),
     "groups": _shape("channel groups"),
     "din": _shape("input depth"),
     "hin": _shape("input height"),
@@ -66,11 +72,18 @@ COLUMNS: dict[str, Column] = {
     "heads": _shape("query heads"),
     "kv_heads": _shape("key and value heads"),
     "head_dim": _shape("size of a head"),
+    "value_dim": _shape("size of a head's values, where it is another"),
     "seq_q": _shape("query tokens"),
     "seq_kv": _shape("key and value tokens"),
     "window": _shape("tokens that a query sees; 0: all", least=0.0),
     "rows": _shape("rows of an operator that works along rows"),
     "cols": _shape("elements of a row"),
+    "inner": _shape("elements that stay neighbours, or lie between two of one result"),
+    "operands": _shape("tensors that are read"),
+    "broadcast": _shape("along which of batch (1), rows (2) and cols (4) an operand is repeated", least=0.0),
+    "layout": _shape("0: rows without gaps; 1: with gaps; 2: neighbours lie apart", least=0.0),
+    "layers": _shape("layers of a recurrent network"),
+    "directions": _shape("directions of a recurrent network"),
     "experts": _shape("experts"),
     "topk": _shape("experts a token goes to"),
     "flops": Column(
@@ -110,6 +123,7 @@ UNITS: dict[str, tuple[str, dict[str, float]]] = {
 
 _IMAGE = ("batch", "cin", "cout", "kh", "kw", "hin", "win", "hout", "wout")
 _LINE = ("batch", "cin", "cout", "kw", "win", "wout")
+_PLANES = ("batch", "hin", "win", "hout", "wout")
 _VOLUME = (*_IMAGE, "kd", "din", "dout")
 _HEADS = ("batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv")
 _ROWS = ("rows", "cols")
@@ -130,13 +144,15 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "softmax": _ROWS,
     "elementwise": _ROWS,
     "reduction": _ROWS,
-    "pool": _ROWS,
+    "pool": _PLANES,
+    "resample": _PLANES,
     "fft": _ROWS,
-    "recurrent": ("batch", "seq_q", "k", "n"),
+    "recurrent": ("batch", "seq_q", "cin", "cout"),
     "embedding": _ROWS,
-    "copy": _ROWS,
+    "copy": (),
+    "other": (),
 }
-"""Operator kind -> the shape columns that a row of it must have."""
+"""Operator kind -> the shape columns that a row of it must have. A copy is of rows or of planes."""
 
 _CONV_DEFAULTS = {"stride": 1.0, "pad": 0.0, "dilation": 1.0, "groups": 1.0}
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -151,7 +167,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
 }
 """Operator kind -> shape columns that mean this where a row leaves them out."""
 
-VECTOR_OPERATORS = ("layernorm", "softmax", "elementwise", "reduction", "pool", "fft", "embedding", "copy")
+VECTOR_OPERATORS = ("layernorm", "softmax", "elementwise", "reduction", "pool", "resample", "fft", "embedding", "copy")
 """Operator kinds that run on a chip's vector units, in fp32; the others run on its matrix units."""
 
 
@@ -177,6 +193,8 @@ def _dtype(size: float, compute: str, **wide: float) -> Dtype:
 
 DTYPES: dict[str, Dtype] = {
     "fp64": _dtype(8, "fp64"),
+    "complex64": _dtype(8, "fp32"),
+    "complex128": _dtype(16, "fp64"),
     "fp32": _dtype(4, "fp32"),
     "tf32": _dtype(4, "tf32"),
     "fp16": _dtype(2, "fp16"),
@@ -187,7 +205,12 @@ DTYPES: dict[str, Dtype] = {
     "int8": _dtype(1, "int8", output=2),
     "int8_wo": _dtype(2, "bf16", weight=1),
     "int4_wo": _dtype(2, "bf16", weight=0.5),
+    "int16": _dtype(2, "int16"),
+    "int32": _dtype(4, "int32"),
+    "int64": _dtype(8, "int64"),
+    "uint8": _dtype(1, "uint8"),
+    "bool": _dtype(1, "bool"),
 }
 """Number type of the operands -> its sizes."""
 
-COMPUTE_DTYPES = tuple(dict.fromkeys(dtype.compute for dtype in DTYPES.values()))
+COMPUTE_DTYPES = tuple(dict.fromkeys([*(dtype.compute for dtype in DTYPES.values()), *DTYPES]))

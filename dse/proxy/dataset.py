@@ -24,9 +24,10 @@ from dse.proxy.columns import (
     SHAPES,
     TEXTS,
     UNITS,
+    VECTOR_OPERATORS,
     WORK,
 )
-from dse.proxy.devices import check_devices, matrix_peaks, read_devices
+from dse.proxy.devices import MATRIX_PEAKS, check_devices, matrix_peaks, read_devices
 from dse.proxy.tables import Problem, as_numbers, check_columns, read_table, refuse, write_table
 from dse.proxy.work import compute_dtypes, work_of_rows
 
@@ -109,7 +110,11 @@ def tidy(frame: pd.DataFrame, where: str, *, measured: bool = True) -> pd.DataFr
         if column.kind in ("name", "label"):
             columns[name] = _categories(frame[name])
         elif column.kind == "flag":
-            columns[name] = frame[name]
+            if frame[name].dtype == np.bool_:
+                columns[name] = frame[name]
+            else:
+                columns[name], bad = _flags(frame[name])
+                problems += _problem(frame[name], bad, "neither true nor false", "true or false")
         else:
             numbers, bad = as_numbers(frame[name])
             hint = f"a number in {column.unit}" if column.unit else "a number"
@@ -166,6 +171,13 @@ def _categories(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.cat.rename_categories([str(name) for name in column.cat.categories])
 
 
+def _flags(column: pd.Series[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return true or false [N], and the positions of values that are neither."""
+    values = column.astype(object).map(lambda value: str(value).strip().lower())
+    true = values.isin(["true", "1", "1.0"]).to_numpy()
+    return true, np.flatnonzero(~true & ~values.isin(["false", "0", "0.0"]).to_numpy())
+
+
 def _completed(columns: dict[str, Any]) -> pd.DataFrame:
     """Fill what follows from the rest: shapes that an operator may leave out, what it computes in, and its work."""
     frame = pd.DataFrame(columns)
@@ -209,10 +221,11 @@ def row_problems(frame: pd.DataFrame, *, devices: pd.DataFrame | None = None, me
     for name in NAMES:
         problems += _problem(frame[name], np.flatnonzero(frame[name].isna()), "missing", COLUMNS[name].meaning)
     problems += _unknown_names(frame, "op_type", OPERATORS)
-    problems += _unknown_names(frame, "dtype", DTYPES)
-    problems += _unknown_names(frame, "compute_dtype", COMPUTE_DTYPES)
+    problems += _unknown_names(frame, "dtype", DTYPES) or _unknown_names(frame, "compute_dtype", COMPUTE_DTYPES)
     if devices is not None:
         problems += _unknown_names(frame, "device", devices.index, "is not in the device table")
+        if measured:
+            problems += _without_peak(frame, devices)
     problems += _wrong_shapes(frame)
     for name in ("latency_ms", "power_w", "energy_mj", "mem_mb", "footprint_mb"):
         if name in frame and (measured or name != "latency_ms"):
@@ -238,6 +251,24 @@ def _unknown_names(
     for code, name in enumerate(categories):
         if name not in known:
             problems += _problem(frame[column], np.flatnonzero(codes == code), reason, did_you_mean(name, list(known)))
+    return problems
+
+
+def _without_peak(frame: pd.DataFrame, devices: pd.DataFrame) -> list[Problem]:
+    """Products of a type for which the device table has no peak, so that nothing says how fast they could be."""
+    compute = frame["compute_dtype"].cat
+    peak = matrix_peaks(devices, list(compute.categories))
+    known = np.vstack([~np.isnan(peak), np.ones(peak.shape[1], np.bool_)])  # a device that is not there is told already
+    device = devices.index.get_indexer(frame["device"].cat.categories)[frame["device"].cat.codes]
+    lacking = ~known[device, compute.codes] & ~frame["op_type"].isin(VECTOR_OPERATORS).to_numpy()
+    problems: list[Problem] = []
+    for code in np.unique(compute.codes[lacking]):
+        name = compute.categories[code]
+        rows = np.flatnonzero(lacking & (compute.codes == code))
+        columns = ", ".join(MATRIX_PEAKS.get(name, ())) or "none holds it"
+        on = frame["device"].iloc[int(rows[0])]
+        hint = f"give it in the device table: {columns}"
+        problems += _problem(frame["compute_dtype"], rows, f"the device table has no peak of {on} for it", hint)
     return problems
 
 
@@ -282,7 +313,7 @@ def _wrong_work(frame: pd.DataFrame, bad: NDArray[np.bool_]) -> list[Problem]:
         hint = f"give a column {name} in {COLUMNS[name].unit}: {COLUMNS[name].meaning}"
         rows = np.flatnonzero(np.isnan(values) & ~bad)
         problems += _problem(frame[name], rows, "missing, and no rule gives it for this op_type and op_name", hint)
-        outside = np.flatnonzero((values < 0) | (values == 0 if least else False) | np.isinf(values) & ~bad)
+        outside = np.flatnonzero(((values < 0) | ((values == 0) & (least > 0)) | np.isinf(values)) & ~bad)
         problems += _problem(frame[name], outside, "not positive and finite", hint)
     return problems
 
@@ -293,7 +324,7 @@ def _problem(
     if not len(rows):
         return []
     value = column.iloc[int(rows[0])]
-    shown = None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
+    shown = None if pd.isna(value) else float(str(value)) if isinstance(value, np.floating) else value
     return [Problem(reason=reason, column=name or str(column.name), value=shown, rows=rows, hint=hint)]
 
 
@@ -333,18 +364,24 @@ def without(frame: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
 
 
 def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables in the form of `tidy` below one another; a column that only some have is empty in the others."""
-    names = [name for name in COLUMNS if any(name in frame for frame in frames)]
+    """Return tables in the form of `tidy` below one another.
+
+    A text or number that only some have is empty in the others; a flag or row_id that only some have is left out.
+    """
     columns: dict[str, Any] = {}
-    for name in names:
-        parts = [frame[name] if name in frame else pd.Series([None] * len(frame)) for frame in frames]
-        if name in TEXTS:
-            parts = [part.astype("category") for part in parts]
-            columns[name] = pd.api.types.union_categoricals([p.astype(object).astype("category") for p in parts])
-        elif name in NUMBERS:
-            columns[name] = np.concatenate([part.to_numpy(dtype=np.float32) for part in parts])
-        else:
-            columns[name] = np.concatenate([part.to_numpy() for part in parts])
+    for name, column in COLUMNS.items():
+        given = [name in frame for frame in frames]
+        if column.kind in ("name", "label") and any(given):
+            texts = [frame[name] if name in frame else _categories(pd.Series([None] * len(frame))) for frame in frames]
+            together = sorted({text for part in texts for text in part.cat.categories})
+            codes = [part.cat.set_categories(together).cat.codes.to_numpy() for part in texts]
+            columns[name] = pd.Categorical.from_codes(np.concatenate(codes), together)
+        elif name in NUMBERS and any(given):
+            empty = np.float32(np.nan)
+            numbers = [frame[name].to_numpy() if name in frame else np.full(len(frame), empty) for frame in frames]
+            columns[name] = np.concatenate(numbers)
+        elif all(given):
+            columns[name] = np.concatenate([frame[name].to_numpy() for frame in frames])
     return pd.DataFrame(columns)
 
 

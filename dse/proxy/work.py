@@ -51,7 +51,9 @@ def work_of_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def compute_dtypes(op_type: pd.Series, dtype: pd.Series) -> NDArray[np.object_]:
     """Return what each row [N] computes in: its dtype's type on matrix units, fp32 on vector units."""
     compute = dtype.astype(object).map({name: sizes.compute for name, sizes in DTYPES.items()}).to_numpy(dtype=object)
-    compute[op_type.isin(VECTOR_OPERATORS).to_numpy() & dtype.notna().to_numpy()] = "fp32"
+    compute[op_type.isin(VECTOR_OPERATORS).to_numpy()] = "fp32"
+    unknown = pd.isna(compute)
+    compute[unknown] = dtype.astype(object).to_numpy()[unknown]
     return compute
 
 
@@ -84,8 +86,7 @@ class _Rows:
         return self._mapped("dtype", {name: float(getattr(sizes, role)) for name, sizes in DTYPES.items()})
 
     def _mapped(self, column: str, values: dict[str, float]) -> Array:
-        mapped: Array = self.frame[column].astype(object).map(values).to_numpy(dtype=np.float64)
-        return mapped
+        return np.array(self.frame[column].astype(object).map(values), np.float64)
 
 
 def _matmul(r: _Rows) -> tuple[Array, Array, Array]:
@@ -150,7 +151,7 @@ def _elementwise(r: _Rows) -> tuple[Array, Array, Array]:
 
 
 def _along_rows(r: _Rows, flops: Array, moved: Array) -> tuple[Array, Array, Array]:
-    elements = r.rows * r.cols
+    elements = r.shape("batch", 1.0) * r.rows * r.cols * r.shape("inner", 1.0)
     return elements * flops, elements * moved, np.where(np.isnan(elements * flops), np.nan, 0.0)
 
 
