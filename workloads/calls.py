@@ -17,6 +17,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str = "float32"
     weight: bool = False  # a parameter or buffer, or a view of one
+    strides: tuple[int, ...] = ()  # in elements; empty where not known
 
     @property
     def numel(self) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRACER_FILES = (
-    *("backward_flops", "calls", "dataflow", "estimates", "fake_kernels", "fingerprint", "flops", "graph"),
+    *("backward_flops", "calls", "dataflow", "estimates", "extents", "fake_kernels", "fingerprint", "flops", "graph"),
     *("linear_algebra", "operators", "programs", "recorder", "shapes", "sources", "trace", "training_step"),
     *("values", "workspace"),
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workloads.calls import Call
+from workloads.extents import copied, elementwise_extents, layout, planes, reduced
 from workloads.graph import OperatorKind
 
 AXES = {1: "w", 2: "hw", 3: "dhw"}
@@ -125,29 +126,25 @@ def _norm(call: Call) -> dict[str, int]:
     normalized = call.arguments.get("normalized_shape")
     width = math.prod(normalized) if normalized is not None else x.shape[1]
     shape = {"rows": x.numel // max(width, 1), "channels": width}
+    if normalized is None:  # statistics over positions: of batch, group and instance norm
+        shape["batch"] = x.shape[0]
     groups = call.arguments.get("num_groups", call.arguments.get("group"))
     return shape | ({"groups": int(groups)} if groups is not None else {})
 
 
-def _along(call: Call) -> dict[str, int]:
-    x = call.tensors[0]
-    dim = call.arguments.get("dim")
-    if not x.shape or not isinstance(dim, int):
-        return {"elements": x.numel}
-    return {"rows": x.numel // max(x.shape[dim], 1), "length": x.shape[dim]}
-
-
 def _pool(call: Call) -> dict[str, int]:
-    kernel = call.arguments.get("kernel_size")
     axes = AXES[int(call.operator.partition("pool")[2][0])] if "pool" in call.operator else ""
+    shape = planes(call)
+    kernel = call.arguments.get("kernel_size")
     if kernel is None or not axes:
-        return {}
+        return shape
     sizes = _each(kernel, axes)
     stride = call.arguments.get("stride")
     strides = _each(stride, axes) if stride or isinstance(stride, int) else sizes
-    return {f"kernel_{a}": s for a, s in zip(axes, sizes, strict=True)} | {
-        f"stride_{a}": s for a, s in zip(axes, strides, strict=True)
-    }
+    padding = _each(call.arguments.get("padding", 0), axes)
+    for name, values in (("kernel", sizes), ("stride", strides), ("padding", padding)):
+        shape |= {f"{name}_{axis}": value for axis, value in zip(axes, values, strict=True)}
+    return shape
 
 
 def _fft(call: Call) -> dict[str, int]:
@@ -159,7 +156,14 @@ def _fft(call: Call) -> dict[str, int]:
         spectrum = x if call.operator == "istft" else out  # [..., bins, frames], complex or with a last pair
         shape = spectrum.shape if spectrum.is_complex else spectrum.shape[:-1]
         transforms = math.prod(shape) // max(shape[-2], 1)
-        return {"length": size, "hop": int(hop) if hop is not None else size // 4, "transforms": transforms}
+        signal = out if call.operator == "istft" else x
+        return {
+            "length": size,
+            "hop": int(hop) if hop is not None else size // 4,
+            "transforms": transforms,
+            "signals": signal.numel // max(signal.shape[-1], 1),
+            "samples": signal.shape[-1],
+        }
     dims = call.arguments.get("dim", -1)
     chosen = [dims] if isinstance(dims, int) else list(dims or range(len(x.shape)))
     full = [max(a, b) for a, b in zip(x.shape, out.shape, strict=True)]
@@ -179,7 +183,11 @@ _BY_KIND: Mapping[OperatorKind, Callable[[Call], dict[str, int]]] = {
     OperatorKind.ATTENTION: _attention,
     OperatorKind.RECURRENT: _recurrent,
     OperatorKind.NORM: _norm,
-    OperatorKind.SOFTMAX: _along,
+    OperatorKind.SOFTMAX: reduced,
+    OperatorKind.REDUCTION: reduced,
+    OperatorKind.ELEMENTWISE: elementwise_extents,
+    OperatorKind.COPY: copied,
+    OperatorKind.OTHER: planes,
     OperatorKind.POOL: _pool,
     OperatorKind.FFT: _fft,
     OperatorKind.EMBEDDING: _embedding,
@@ -187,10 +195,11 @@ _BY_KIND: Mapping[OperatorKind, Callable[[Call], dict[str, int]]] = {
 
 
 def shape_parameters(call: Call, kind: OperatorKind) -> dict[str, int]:
-    """Return the integers that name this call's problem size, such as kernel_h, groups or m, n, k."""
-    if kind not in _BY_KIND:
-        return {}
-    return _BY_KIND[kind](call)
+    """Return the integers that name this call's problem size, such as kernel_h, groups or m, n, k.
+
+    `layout` says how its activations lie in memory (workloads.extents).
+    """
+    return _BY_KIND[kind](call) | {"layout": layout(call, kind)}
 
 
 def sequence_features(call: Call, kind: OperatorKind, shape: Mapping[str, int]) -> SequenceFeatures:

@@ -34,7 +34,7 @@ class Value:
     @property
     def spec(self) -> TensorSpec:
         """What the counting rules see."""
-        return TensorSpec(self.shape, self.dtype, bool(self.storage.weight))
+        return TensorSpec(self.shape, self.dtype, bool(self.storage.weight), self.where[2])
 
 
 def itemsize(spec: TensorSpec) -> int:
@@ -43,8 +43,9 @@ def itemsize(spec: TensorSpec) -> int:
 
 
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
-    """Return shape and dtype of a tensor."""
-    return TensorSpec(tuple(int(s) for s in tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    """Return shape, dtype and strides of a tensor."""
+    shape, dtype = tuple(int(s) for s in tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    return TensorSpec(shape, dtype, strides=tuple(int(s) for s in tensor.stride()))
 
 
 def view_of(tensor: torch.Tensor, storage: Storage, limit: int | None = None) -> Value:
