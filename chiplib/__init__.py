@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chiplib.library import ChipLibrary, load_library, shipped_libraries
     from chiplib.links import LinkType
     from chiplib.package import Package, Routes, routes
+    from chiplib.pe_array import Dataflow, DataflowCode, PeArray
     from chiplib.provenance import Statement, basis
     from chiplib.rules import BrokenRule, broken_rules
     from chiplib.system import System
@@ -27,6 +28,7 @@ _HOME = {
     "library": ("ChipLibrary", "load_library", "shipped_libraries"),
     "links": ("LinkType",),
     "package": ("Package", "Routes", "routes"),
+    "pe_array": ("Dataflow", "DataflowCode", "PeArray"),
     "provenance": ("Statement", "basis"),
     "rules": ("BrokenRule", "broken_rules"),
     "system": ("System",),
@@ -40,8 +42,11 @@ __all__ = [
     "ChipLibrary",
     "ChipType",
     "CostBreakdown",
+    "Dataflow",
+    "DataflowCode",
     "LinkType",
     "Package",
+    "PeArray",
     "Precision",
     "Routes",
     "Rule",

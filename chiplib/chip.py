@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt, Interval, MinLen
 
 from chiplib.errors import ChipError
+from chiplib.pe_array import PeArray
 from chiplib.validation import did_you_mean
 
 PositiveNumber = Annotated[float, Gt(0)]
@@ -34,6 +35,9 @@ class Precision(StrEnum):
 
 AREA_TOLERANCE = 0.05
 """Largest relative difference between area_mm2 and width_mm x height_mm of a die."""
+
+PEAK_TOLERANCE = 0.05
+"""Largest relative difference between the highest peak of a datasheet and that of its array."""
 
 
 OPERATORS = (
@@ -91,7 +95,7 @@ class ChipType:
     single die agrees with its area within AREA_TOLERANCE unless either is listed in `assumed`.
 
     Raises ChipError where a number is not positive and finite, a fraction above one, the chip draws no less idle than
-    its TDP, an operator or field is named that does not exist, or the outline contradicts the area.
+    its TDP, an operator or field is named that does not exist, the outline contradicts the area, or the array the peak.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -118,6 +122,7 @@ class ChipType:
     price_usd: PositiveNumber | None = (
         None  # market price of a finished part; None: built up from area, yield and memory
     )
+    pe_array: PeArray | None = None  # of an NPU: what the cost model `systolic` reads
     missing_operators: tuple[str, ...] = ()  # those of OPERATORS that it cannot run
     rules: tuple[Rule, ...] = ()
     assumed: tuple[str, ...] = ()  # names of the fields that are assumptions of ours, not published
@@ -138,10 +143,18 @@ class ChipType:
         if self.idle_w is not None and self.idle_w >= self.tdp_w:
             raise ChipError(f"idle_w {self.idle_w:g} is not below tdp_w {self.tdp_w:g}", "the power drawn while idle")
         names = [known.name for known in fields(self)]
+        names += [f"pe_array.{known.name}" for known in fields(PeArray)]
         named = {"missing_operators": OPERATORS, "assumed": names, "source": [*names, "*"]}
         for key, known in named.items():
             for unknown in [name for name in getattr(self, key) if name not in known]:
                 raise ChipError(f"{key} of chip {self.name!r} names {unknown!r}", did_you_mean(unknown, known))
+        best = max(self.peak_flops.values())
+        if self.pe_array and abs(self.pe_array.peak_flops - best) > PEAK_TOLERANCE * best:
+            raise ChipError(
+                f"pe_array of chip {self.name!r} peaks at {self.pe_array.peak_flops:.4g} op/s (2 x arrays x rows x "
+                f"columns x clock_hz), but the highest of peak_flops is {best:.4g}",
+                f"they agree within {PEAK_TOLERANCE:.0%}",
+            )
         outline = self.width_mm * self.height_mm
         published = self.dies == 1 and not {"width_mm", "height_mm"} & set(self.assumed)
         if published and abs(outline - self.area_mm2) > AREA_TOLERANCE * self.area_mm2:

@@ -11,6 +11,20 @@ from numpy.typing import NDArray
 from chiplib.chip import ChipType, Precision
 from chiplib.energy import pj_per_byte, pj_per_flop, static_w
 
+_ARRAY_FEATURES = [
+    ("pe_rows", "f8"),  # 0 where the chip has no array of processing elements; so are those below
+    ("pe_columns", "f8"),
+    ("pe_arrays", "f8"),
+    ("pe_dataflow", "i8"),  # DataflowCode
+    ("pe_clock_hz", "f8"),  # as many cycles a second count as the asked precision's share of the highest peak
+    ("pe_input_sram_bytes", "f8"),
+    ("pe_weight_sram_bytes", "f8"),
+    ("pe_output_sram_bytes", "f8"),
+    ("vector_lanes", "f8"),
+    ("vector_clock_hz", "f8"),
+    ("butterflies", "f8"),
+]
+
 CHIP_FEATURES = np.dtype(
     [
         ("peak_flops", "f8"),  # op/s, dense, in the asked precision; 0 where the chip lacks it
@@ -27,6 +41,7 @@ CHIP_FEATURES = np.dtype(
         ("area_mm2", "f8"),
         ("node_nm", "f8"),  # 0 where unknown
         ("supported", "?"),
+        *_ARRAY_FEATURES,
     ]
 )
 """The seam chiplib -> dse: one record a chip, in one precision."""
@@ -56,8 +71,29 @@ def _features(chip: ChipType, precision: Precision) -> tuple[float, ...]:
         "area_mm2": chip.area_mm2,
         "node_nm": chip.node_nm or 0.0,
         "supported": supported,
-    }
+    } | _array_features(chip, precision)
     return tuple(row[name] for name in CHIP_FEATURES.names or ())
+
+
+def _array_features(chip: ChipType, precision: Precision) -> dict[str, float]:
+    """Return the features of the chip's array; all 0 where it has none."""
+    array = chip.pe_array
+    if array is None:
+        return dict.fromkeys((name for name, _ in _ARRAY_FEATURES), 0.0)
+    share = chip.peak_flops.get(precision, 0.0) / max(chip.peak_flops.values())
+    return {
+        "pe_rows": array.rows,
+        "pe_columns": array.columns,
+        "pe_arrays": array.arrays,
+        "pe_dataflow": array.code,
+        "pe_clock_hz": array.clock_hz * share,
+        "pe_input_sram_bytes": array.input_sram_kb * 1e3,
+        "pe_weight_sram_bytes": array.weight_sram_kb * 1e3,
+        "pe_output_sram_bytes": array.output_sram_kb * 1e3,
+        "vector_lanes": array.vector_lanes,
+        "vector_clock_hz": array.clock_hz,
+        "butterflies": array.butterflies,
+    }
 
 
 def vector_flops(chip: ChipType) -> float:

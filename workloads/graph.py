@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
+from workloads.gemms import GEMMS, gemms, transforms
 
 WEIGHT_PART = np.dtype([("layer", "i8"), ("weight", "i8"), ("first", "i8"), ("end", "i8")])
 """Index of the layer, number of the weight, and the bytes from `first` to before `end` of it."""
@@ -132,6 +133,13 @@ LAYER_FEATURES = np.dtype(
         ("embed_dim", "f8"),
         ("num_heads", "f8"),
         ("mlp_ratio", "f8"),
+        ("gemm_batch", "f8", (GEMMS,)),  # the layer's matrix products: see workloads/gemms.py
+        ("gemm_steps", "f8", (GEMMS,)),
+        ("gemm_m", "f8", (GEMMS,)),
+        ("gemm_n", "f8", (GEMMS,)),
+        ("gemm_k", "f8", (GEMMS,)),
+        ("fft_length", "f8"),  # points of a Fourier transform
+        ("transforms", "f8"),
     ]
 )
 """The seam workloads -> dse: one record a layer, at the traced dtype and batch."""
@@ -183,6 +191,10 @@ class WorkloadGraph:
             rows[name] = [getattr(layer, name) for layer in self.layers]
         rows["kind"] = [KIND_CODES[layer.kind] for layer in self.layers]
         rows["matrix"] = [layer.kind in MATRIX_KINDS for layer in self.layers]
+        products = gemms(self.layers)
+        for index, name in enumerate(("gemm_batch", "gemm_steps", "gemm_m", "gemm_n", "gemm_k")):
+            rows[name] = products[:, :, index]
+        rows["fft_length"], rows["transforms"] = transforms(self.layers).T
         return rows
 
     @cached_property

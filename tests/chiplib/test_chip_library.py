@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chiplib import ChipError, ChipType, Precision, System, basis, load_library, shipped_libraries
+from chiplib import ChipError, ChipType, PeArray, Precision, System, basis, load_library, shipped_libraries
 from chiplib.chip import AREA_TOLERANCE
 from chiplib.cost import chip_cost
 from chiplib.technology import technology
@@ -116,6 +116,7 @@ def test_what_ships() -> None:
 @pytest.mark.parametrize("chip", SHIPPED_CHIPS)
 def test_every_chip_has_sources_and_names_what_it_assumes(chip: ChipType) -> None:
     fields = {field.name for field in dataclasses.fields(chip)}
+    fields |= {f"pe_array.{field.name}" for field in dataclasses.fields(PeArray)}
     assert chip.source.get("*")
     assert set(chip.source) - {"*"} <= fields
     assert set(chip.assumed) <= fields
@@ -158,6 +159,8 @@ def test_reference_agrees_with_the_collected_datasheets(measured: Callable[[str]
     }  # fmt: skip
     compared = 0
     for chip in load_library("reference").chips.values():
+        if chip.name == "tpu_v1":  # not collected: its paper is the source
+            continue
         row = collected[chip.name]
         peaks = {precision: float(row[column]) for column, precision in columns.items() if row[column]}
         assert chip.peak_flops == pytest.approx(peaks), chip.name

@@ -112,7 +112,10 @@ def test_every_cost_model_that_is_found_keeps_the_interface():
         [(True, 1e9, 1e6, 1e6, 1e6), (False, 1e6, 0.0, 1e6, 1e6), (False, 0.0, 0.0, 1e6, 1e6)],
         [(1e14, 1e13, 1e12, 0.7, 0.8, 0.5, 30.0, 50.0, 250.0, True), (0.0, 1e13, 1e12, 1, 1, 0, 30, 5, 25, False)],
     )
-    assert "roofline" in cost_models()
+    parts["pe_rows"] = parts["pe_columns"] = parts["pe_arrays"] = 64  # what models of NPUs read
+    parts["pe_clock_hz"] = parts["vector_clock_hz"] = 1e9
+    parts["vector_lanes"] = 64
+    assert {"roofline", "systolic"} <= set(cost_models())
     for name, model in cost_models().items():
         assert isinstance(model, LayerCostModel) and model.name == name and model.source
         costs = model.predict(rows, parts, precision=Precision.FP16)
