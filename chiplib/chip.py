@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Interval, MinLen
 
+from chiplib.cycle_rules import CycleRules
 from chiplib.errors import ChipError
 from chiplib.pe_array import PeArray
 from chiplib.validation import did_you_mean
@@ -55,11 +56,11 @@ POSITIVE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed`).
+    """One deployability rule: layers of `operator` must have `parameter` <= `limit` (or among `allowed` or `names`).
 
     A parameter means itself and its parts by axis: "kernel" holds for "kernel_d", "kernel_h" and "kernel_w" too.
 
-    Raises ChipError for an unknown operator, and where neither `limit` nor `allowed` is given.
+    Raises ChipError for an unknown operator, where nothing is forbidden, and where `names` are of no "operation".
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -68,6 +69,7 @@ class Rule:
     parameter: str  # a shape parameter of the layer, such as "kernel" or "groups"
     limit: float | None = None
     allowed: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()  # of a parameter "operation": what it may be, such as "add" of aten.add.Tensor
     when: Mapping[str, int | tuple[int, ...]] = field(
         default_factory=dict
     )  # only for layers with (one of) these values
@@ -76,10 +78,42 @@ class Rule:
     def __post_init__(self) -> None:
         if self.operator != "*" and self.operator not in OPERATORS:
             raise ChipError(f"a rule is for operator {self.operator!r}", did_you_mean(self.operator, OPERATORS))
-        if self.limit is None and not self.allowed:
+        if self.limit is None and not self.allowed and not self.names:
             raise ChipError(
-                f"the rule on {self.parameter!r} of {self.operator!r} forbids nothing", "a limit or allowed"
+                f"the rule on {self.parameter!r} of {self.operator!r} forbids nothing",
+                "a limit or allowed values, or names",
             )
+        if bool(self.names) != (self.parameter == "operation"):
+            raise ChipError(
+                f"the rule on {self.parameter!r} of {self.operator!r} has names {list(self.names)}",
+                "names go with the parameter `operation`, and only with that",
+            )
+
+
+MEASURES = ("layers", "weight_bytes", "bias_bytes", "streaming_layers")
+"""What a chip may hold only so much of, over all layers that it runs: layers whose image of a channel is larger than
+`channel_bytes` of the chip's cycle_rules have to be streamed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRule:
+    """A rule for all layers together that one chip runs: at most `limit` of `measure`, of the named operators.
+
+    Raises ChipError for an unknown measure or operator.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
+
+    measure: str  # one of MEASURES
+    limit: PositiveNumber
+    operators: tuple[str, ...] = ()  # of OPERATORS; none: all
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ChipError(f"a network rule measures {self.measure!r}", did_you_mean(self.measure, MEASURES))
+        for unknown in [name for name in self.operators if name not in OPERATORS]:
+            raise ChipError(f"a network rule is for operator {unknown!r}", did_you_mean(unknown, OPERATORS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +157,10 @@ class ChipType:
         None  # market price of a finished part; None: built up from area, yield and memory
     )
     pe_array: PeArray | None = None  # of an NPU: what the cost model `systolic` reads
+    cycle_rules: CycleRules | None = None  # of an accelerator of convolutions: what the model `cycle_table` reads
     missing_operators: tuple[str, ...] = ()  # those of OPERATORS that it cannot run
     rules: tuple[Rule, ...] = ()
+    network_rules: tuple[NetworkRule, ...] = ()
     assumed: tuple[str, ...] = ()  # names of the fields that are assumptions of ours, not published
     source: Mapping[str, str] = field(default_factory=dict)  # field name (or "*") -> where the number is from
 
@@ -142,8 +178,15 @@ class ChipType:
             )
         if self.idle_w is not None and self.idle_w >= self.tdp_w:
             raise ChipError(f"idle_w {self.idle_w:g} is not below tdp_w {self.tdp_w:g}", "the power drawn while idle")
+        if self.cycle_rules is not None and self.cycle_rules.active_w > self.tdp_w:
+            raise ChipError(
+                f"cycle_rules of chip {self.name!r} draw {self.cycle_rules.active_w:g} W at work, its tdp_w is "
+                f"{self.tdp_w:g}",
+                "at most the TDP",
+            )
         names = [known.name for known in fields(self)]
         names += [f"pe_array.{known.name}" for known in fields(PeArray)]
+        names += [f"cycle_rules.{known.name}" for known in fields(CycleRules)]
         named = {"missing_operators": OPERATORS, "assumed": names, "source": [*names, "*"]}
         for key, known in named.items():
             for unknown in [name for name in getattr(self, key) if name not in known]:

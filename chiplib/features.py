@@ -25,6 +25,17 @@ _ARRAY_FEATURES = [
     ("butterflies", "f8"),
 ]
 
+_CYCLE_FEATURES = [
+    ("cycle_clock_hz", "f8"),  # 0 where the chip has no cycle rules; so are those below
+    ("cycle_processors", "f8"),
+    ("cycle_channel_bytes", "f8"),
+    ("cycle_active_w", "f8"),
+    ("cycle_weight_load_bytes_s", "f8"),
+    ("cycle_cpu_hz", "f8"),
+    ("cycle_cpu_w", "f8"),
+    ("cycle_cpu_cycles_per_butterfly", "f8"),
+]
+
 CHIP_FEATURES = np.dtype(
     [
         ("peak_flops", "f8"),  # op/s, dense, in the asked precision; 0 where the chip lacks it
@@ -42,6 +53,7 @@ CHIP_FEATURES = np.dtype(
         ("node_nm", "f8"),  # 0 where unknown
         ("supported", "?"),
         *_ARRAY_FEATURES,
+        *_CYCLE_FEATURES,
     ]
 )
 """The seam chiplib -> dse: one record a chip, in one precision."""
@@ -72,6 +84,7 @@ def _features(chip: ChipType, precision: Precision) -> tuple[float, ...]:
         "node_nm": chip.node_nm or 0.0,
         "supported": supported,
     } | _array_features(chip, precision)
+    row |= {name: getattr(chip.cycle_rules, name.removeprefix("cycle_"), 0.0) for name, _ in _CYCLE_FEATURES}
     return tuple(row[name] for name in CHIP_FEATURES.names or ())
 
 

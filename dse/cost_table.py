@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from chiplib.chip import ChipType, Precision
 from chiplib.features import chip_features
-from chiplib.rules import broken_rules, layer_shapes
+from chiplib.rules import BrokenRule, broken_network_rules, broken_rules, layer_shapes, network_measures
 from dse.errors import DseError
-from dse.proxy.model import Bound, LayerCosts, cost_model
+from dse.proxy.model import Bound, LayerCosts, check_datasheets, cost_model
 from dse.workload import require_counted
 from solvers.mapping.problem import MappingProblem, Regime
 
@@ -132,6 +132,19 @@ class CostTable:
             allowed=allowed[:, types],
         )
 
+    def crowded(self, assignment: NDArray[np.int64]) -> tuple[str, ...]:
+        """Say which slots break a network rule of their chip with all the segments that `assignment` [K] gives them.
+
+        The mapping problem does not hold these rules; a segment that breaks one by itself is not allowed there.
+        """
+        said = []
+        for slot, chip in enumerate(self.system.chips):
+            if chip is None or not chip.network_rules:
+                continue
+            layers = np.flatnonzero(assignment[self.segments.segment_of_layer] == slot)
+            said += [f"slot {slot} ({chip.name}): {_reason(broken)}" for broken in _broken(self.segments, chip, layers)]
+        return tuple(said)
+
     def why_not(self, segment: int, slot: int) -> str:
         """Say why a segment is not allowed on a slot."""
         chip = self.system.chips[slot]
@@ -206,8 +219,8 @@ def segment_costs(
     sum. A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a
     layer breaks. Duplicate chip types count once.
 
-    Raises DseError for an unknown model, precision or reduction, where two different chips share a name, or where the
-    graph holds operators that are not counted.
+    Raises DseError for an unknown model, precision or reduction, where two different chips share a name, where a
+    datasheet lacks what the model reads, or where the graph holds operators that are not counted.
     """
     require_counted(segments.graph)
     precision = as_precision(precision)
@@ -220,7 +233,9 @@ def segment_costs(
     types = tuple(unique.values())
     scaled = segments.at(precision.bytes)
     features = chip_features(types, precision)
-    layers = cost_model(model).predict(scaled.features, features, precision=precision)
+    predictor = cost_model(model)
+    check_datasheets(predictor, types)
+    layers = predictor.predict(scaled.features, features, precision=precision)
     starts = _first_layers(scaled)
     latency_ms = (np.add if reduce == "sum" else np.maximum).reduceat(layers.latency_ms, starts, axis=0)
     energy_mj = np.add.reduceat(layers.energy_mj, starts, axis=0)
@@ -285,6 +300,7 @@ def _deployable(
     """Which segments each chip can run, [K, T], and every reason for what it cannot."""
     layers = segments.graph.layers
     kinds, shapes = [layer.kind.value for layer in layers], layer_shapes([layer.shape for layer in layers])
+    operations = [layer.operation for layer in layers]
     allowed = np.ones((len(segments), len(chips)), np.bool_)
     refusals: list[Refusal] = []
     for column, chip in enumerate(chips):
@@ -292,10 +308,31 @@ def _deployable(
             allowed[:, column] = False
             reason = f"no {precision} peak on its datasheet, which gives {', '.join(chip.peak_flops)}"
             refusals.append(Refusal(chip=chip.name, segment=None, layer="", reason=reason))
-        for broken in broken_rules(chip, kinds, shapes):
+        broken_here = broken_rules(chip, kinds, shapes, operations)
+        for members in segments if chip.network_rules else ():
+            broken_here += _broken(segments, chip, np.array(members.layer_indices))
+        for broken in broken_here:
             segment = int(segments.segment_of_layer[broken.layer])
             allowed[segment, column] = False
-            reason = f"{broken.rule}; the layer has {broken.demand}, the chip allows {broken.limit}"
             name = layers[broken.layer].name
-            refusals.append(Refusal(chip=chip.name, segment=segment, layer=name, reason=reason))
+            refusals.append(Refusal(chip=chip.name, segment=segment, layer=name, reason=_reason(broken)))
     return allowed, tuple(refusals)
+
+
+def _broken(segments: SegmentGraph, chip: ChipType, layers: NDArray[np.int64]) -> list[BrokenRule]:
+    """Network rules of `chip` that these layers [n] of the graph break together, at the segments' precision."""
+    rows = segments.features[layers]
+    measures = network_measures(
+        chip,
+        weight_bytes=rows["weight_bytes"] - rows["bias_bytes"],
+        bias_bytes=rows["bias_bytes"],
+        pixels=rows["in_rows"] * rows["in_cols"],
+    )
+    kinds = [segments.graph.layers[layer].kind.value for layer in layers]
+    found = broken_network_rules(chip, kinds, measures)
+    return [replace(broken, layer=int(layers[broken.layer])) for broken in found]
+
+
+def _reason(broken: BrokenRule) -> str:
+    whose = "its layers have together" if broken.rule.startswith("network") else "the layer has"
+    return f"{broken.rule}; {whose} {broken.demand}, the chip allows {broken.limit}"

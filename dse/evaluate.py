@@ -121,11 +121,14 @@ class Evaluator:
             if mapping.assignment.tobytes() in seen:
                 continue
             seen.add(mapping.assignment.tobytes())
+            if crowded := table.crowded(mapping.assignment):  # network rules: the mapping problem does not see them
+                refused += crowded
+                continue
             placement = place(table, mapping.assignment)
             timeline = self._simulate(table, mapping.assignment, placement)
             excess = timeline.peak_memory_bytes - table.system.capacity_bytes
             if excess.max() > 0:  # copies that wait for their consumer: the mapping problem does not see them
-                refused.append(f"slot {excess.argmax()} lacks {excess.max() / 1e6:,.1f} MB in the simulation")
+                refused.append(f"memory: slot {excess.argmax()} lacks {excess.max() / 1e6:,.1f} MB in the simulation")
                 continue
             points.append(
                 {
@@ -141,7 +144,7 @@ class Evaluator:
                 }
             )
         if not points:
-            raise Unmapped(f"memory: {'; '.join(dict.fromkeys(refused))}")
+            raise Unmapped("; ".join(dict.fromkeys(refused)))
         return points
 
     def detail(self, row: Mapping[str, Any], point: int) -> dict[str, Any]:

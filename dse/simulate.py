@@ -246,6 +246,8 @@ def _checked_assignment(assignment: ArrayLike, table: CostTable) -> NDArray[np.i
     if not allowed.all():
         segment = int(np.flatnonzero(~allowed)[0])
         raise DseError(f"segment {segment} cannot run on slot {slots[segment]}", table.why_not(segment, slots[segment]))
+    if crowded := table.crowded(slots):
+        raise DseError(f"the mapping breaks a rule of a chip: {crowded[0]}", "fewer layers there, or one more chip")
     return slots
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 from workloads.gemms import GEMMS, gemms, transforms
+from workloads.images import IMAGE_FEATURES, image_features
 
 WEIGHT_PART = np.dtype([("layer", "i8"), ("weight", "i8"), ("first", "i8"), ("end", "i8")])
 """Index of the layer, number of the weight, and the bytes from `first` to before `end` of it."""
@@ -109,6 +110,12 @@ class Layer:
     mlp_ratio: float = 0.0
 
     @property
+    def operation(self) -> str:
+        """What it computes, without name space and overload: "add" of "aten.add.Tensor"."""
+        parts = self.operator.split(".")
+        return parts[1] if len(parts) > 1 else self.operator
+
+    @property
     def bytes(self) -> int:
         """All bytes that the layer must move once: weights, inputs and outputs."""
         return self.weight_bytes + self.input_bytes + self.output_bytes
@@ -140,6 +147,7 @@ LAYER_FEATURES = np.dtype(
         ("gemm_k", "f8", (GEMMS,)),
         ("fft_length", "f8"),  # points of a Fourier transform
         ("transforms", "f8"),
+        *((name, "f8") for name in IMAGE_FEATURES),  # channels and pixels: see workloads/images.py
     ]
 )
 """The seam workloads -> dse: one record a layer, at the traced dtype and batch."""
@@ -195,6 +203,9 @@ class WorkloadGraph:
         for index, name in enumerate(("gemm_batch", "gemm_steps", "gemm_m", "gemm_n", "gemm_k")):
             rows[name] = products[:, :, index]
         rows["fft_length"], rows["transforms"] = transforms(self.layers).T
+        images = image_features(self.layers, self.edges)
+        for index, name in enumerate(IMAGE_FEATURES):
+            rows[name] = images[:, index]
         return rows
 
     @cached_property

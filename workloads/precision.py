@@ -51,7 +51,7 @@ def scaled(graph: WorkloadGraph, float_bytes: int) -> Scaled:
     indices = np.where(rows["kind"] == KIND_CODES[OperatorKind.EMBEDDING], 1.0 - growth, 0.0) * external
     rows["input_bytes"] = np.maximum(rows["input_bytes"] * growth + different + indices, 0.0)
     external = external * growth + indices
-    for name in ("output_bytes", "weight_bytes", "float_bytes"):
+    for name in ("output_bytes", "weight_bytes", "bias_bytes", "float_bytes"):
         rows[name] *= growth
     return Scaled(rows=rows, edge_bytes=edge_bytes, external_bytes=external, growth=growth)
 

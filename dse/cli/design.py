@@ -195,6 +195,10 @@ def map_design(
     )
     if not len(mapping.assignment):
         _refuse(design)
+    if crowded := table.crowded(mapping.assignment):
+        raise InputError(
+            f"{design.title}: the mapping that was found breaks a rule of a chip: {crowded[0]}", "more chips"
+        )
     return design
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import IntEnum
@@ -16,7 +17,7 @@ from warnings import warn
 import numpy as np
 from numpy.typing import NDArray
 
-from chiplib.chip import Precision
+from chiplib.chip import ChipType, Precision
 from dse.errors import DseError
 
 
@@ -47,6 +48,8 @@ class LayerCosts:
 class LayerCostModel(Protocol):
     """Predicts cost from features of layers and of chips, all pairs in one vectorised call.
 
+    A model that reads a key of the datasheet that not every chip gives names it in an attribute `requires`.
+
     A model is a file of this folder, named as the model, that holds an instance as `MODEL`; from outside it comes in
     through the entry points `chipfront.cost_models`, which load such an instance.
     """
@@ -64,6 +67,17 @@ class LayerCostModel(Protocol):
     def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
         """Return the costs of `layers` [N] (LAYER_FEATURES, bytes at `precision`) on `chips` [C] (CHIP_FEATURES)."""
         ...
+
+
+def check_datasheets(model: LayerCostModel, chips: Sequence[ChipType]) -> None:
+    """Raise DseError, naming chip and key, where a datasheet lacks what the model `requires`."""
+    key = getattr(model, "requires", "")
+    lacking = [chip.name for chip in chips if key and getattr(chip, key, None) is None]
+    if lacking:
+        raise DseError(
+            f"the datasheet of chip {lacking[0]!r} gives no {key}, which cost model {model.name!r} reads",
+            f"give {key} in its library file, use another chip, or another model: {', '.join(cost_models())}",
+        )
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chiplib import ChipError, ChipType, PeArray, Precision, System, basis, load_library, shipped_libraries
+from chiplib import ChipError, ChipType, Precision, System, basis, load_library, shipped_libraries
 from chiplib.chip import AREA_TOLERANCE
 from chiplib.cost import chip_cost
 from chiplib.technology import technology
@@ -116,11 +116,12 @@ def test_what_ships() -> None:
 @pytest.mark.parametrize("chip", SHIPPED_CHIPS)
 def test_every_chip_has_sources_and_names_what_it_assumes(chip: ChipType) -> None:
     fields = {field.name for field in dataclasses.fields(chip)}
-    fields |= {f"pe_array.{field.name}" for field in dataclasses.fields(PeArray)}
+    for key, parts in (("pe_array", chip.pe_array), ("cycle_rules", chip.cycle_rules)):
+        fields |= {f"{key}.{field.name}" for field in dataclasses.fields(parts)} if parts is not None else set()
     assert chip.source.get("*")
     assert set(chip.source) - {"*"} <= fields
     assert set(chip.assumed) <= fields
-    assert all(rule.source for rule in chip.rules)
+    assert all(rule.source for rule in (*chip.rules, *chip.network_rules))
     assert abs(chip.width_mm * chip.height_mm / chip.area_mm2 - 1) <= AREA_TOLERANCE
     assert chip.area_mm2 / chip.dies <= 858 or chip.kind == "wafer-scale"
 
@@ -174,6 +175,8 @@ def test_reference_agrees_with_the_collected_datasheets(measured: Callable[[str]
             ("sram_bytes", (chip.sram_mb or 0) * 1e6, "sram_mb"),
         ]:
             on_die = column == "mem_bytes" and chip.memory_type == "SRAM"  # the column means memory beside the die
+            if (chip.name, field) == ("max78000", "tdp_w"):  # there 30 mW "from memory, unverified"; 64 mW measured
+                continue
             if row[column] and not on_die:
                 assert value == pytest.approx(float(row[column]), rel=0.02), (chip.name, field)
                 compared += 1

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiplib import Rule, broken_rules, load_library
-from chiplib.chip import OPERATORS
-from chiplib.rules import layer_shapes
+from chiplib import ChipError, Rule, broken_rules, load_library
+from chiplib.chip import MEASURES, OPERATORS, NetworkRule
+from chiplib.rules import broken_network_rules, layer_shapes, network_measures
 from workloads.graph import OperatorKind
 
 MAX78000 = load_library("reference").chip("max78000")
@@ -130,3 +131,55 @@ def test_equals_a_plain_loop(layers: list[tuple[str, int, int]]) -> None:
     found = [b.layer for b in broken_rules(chip, kinds, shapes)]
     assert found == expected
     assert found == [b.layer for b in broken_rules(chip, kinds, layer_shapes(shapes))]
+
+
+def test_a_rule_names_what_a_kind_of_layer_may_compute() -> None:
+    kinds, operations = ["elementwise", "elementwise", "pool", "copy"], ["relu", "prelu", "max_pool2d", "pad"]
+    found = broken_rules(MAX78000, kinds, [{}] * 4, operations)
+    assert [(b.layer, b.demand) for b in found] == [(1, "operation prelu"), (3, "operation pad")]
+    assert "relu, abs" in found[0].limit and "README" in found[0].source
+    assert broken_rules(MAX78000, kinds, [{}] * 4) == []  # nothing is said of what is not told
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["conv", "pool"]), st.integers(0, 300_000), st.integers(0, 900)), max_size=50)
+)
+def test_network_rules_name_the_layer_that_is_one_too_many(layers: list[tuple[str, int, int]]) -> None:
+    kinds = [kind for kind, _, _ in layers]
+    weights, biases = (np.array([layer[part] for layer in layers], float) for part in (1, 2))
+    measures = network_measures(MAX78000, weight_bytes=weights, bias_bytes=biases, pixels=np.zeros(len(layers)))
+    expected = []
+    for measure, limit, counted in (
+        ("layers", 32, [kind == "conv" for kind in kinds]),
+        ("weight_bytes", 442_368, weights),
+        ("bias_bytes", 2_048, biases),
+    ):
+        total = 0
+        for index, amount in enumerate(counted):
+            total += amount
+            if total > limit:
+                expected.append((index, f"network: {measure} <= {limit:g}"))
+                break
+    assert [(b.layer, b.rule) for b in broken_network_rules(MAX78000, kinds, measures)] == expected
+
+
+def test_images_that_need_streaming_are_counted() -> None:
+    pixels = np.array([8192.0] * 20 + [8193.0] * 9)
+    zeros = np.zeros(29)
+    measures = network_measures(MAX78000, weight_bytes=zeros, bias_bytes=zeros, pixels=pixels)
+    (found,) = broken_network_rules(MAX78000, ["conv"] * 29, measures)
+    assert (found.layer, found.demand) == (28, "9 streaming_layers of conv, linear on one chip")
+    assert found.limit == "at most 8" and set(measures) == set(MEASURES)
+
+
+def test_rules_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ChipError, match="did you mean 'layers'"):
+        NetworkRule(measure="layer", limit=3)
+    with pytest.raises(ChipError, match="did you mean 'conv'"):
+        NetworkRule(measure="layers", limit=3, operators=("conf",))
+    with pytest.raises(ChipError, match="names go with the parameter `operation`"):
+        Rule(operator="conv", parameter="kernel", names=("relu",))
+    with pytest.raises(ChipError, match=r"draw 0\.064 W at work, its tdp_w is 0\.05"):
+        replace(MAX78000, tdp_w=0.05)
+    with pytest.raises(ChipError, match="clock_hz of cycle_rules is 0"):
+        replace(MAX78000.cycle_rules, clock_hz=0)

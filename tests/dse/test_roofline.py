@@ -115,7 +115,9 @@ def test_every_cost_model_that_is_found_keeps_the_interface():
     parts["pe_rows"] = parts["pe_columns"] = parts["pe_arrays"] = 64  # what models of NPUs read
     parts["pe_clock_hz"] = parts["vector_clock_hz"] = 1e9
     parts["vector_lanes"] = 64
-    assert {"roofline", "systolic"} <= set(cost_models())
+    for name in [name for name in CHIP_FEATURES.names if name.startswith("cycle_")]:  # and of microcontrollers
+        parts[name] = 1e6
+    assert {"roofline", "systolic", "cycle_table"} <= set(cost_models())
     for name, model in cost_models().items():
         assert isinstance(model, LayerCostModel) and model.name == name and model.source
         costs = model.predict(rows, parts, precision=Precision.FP16)

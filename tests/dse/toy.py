@@ -101,7 +101,7 @@ def toy_table(
         batch=batch,
     )
     system = ToySystem(
-        chips=tuple(SimpleNamespace(name=f"chip{s}") for s in range(slots)),
+        chips=tuple(SimpleNamespace(name=f"chip{s}", network_rules=()) for s in range(slots)),
         routes=chain_routes(slots, latency_ms=latency_ms, ms_per_byte=ms_per_byte, mj_per_byte=mj_per_byte),
         capacity_bytes=np.full(slots, 1e12),
         static_w=static_w,

@@ -28,7 +28,7 @@ UNITS = {
     "price_usd": "USD",
 }
 MEASURED = ("achievable", "achievable_bw")  # 1 where nobody measured
-NOT_ROWS = ("name", "peak_flops", "source", "assumed", "rules")
+NOT_ROWS = ("name", "peak_flops", "source", "assumed", "rules", "network_rules")
 
 
 @click.command()
@@ -61,8 +61,9 @@ def _find(name: str, libraries: list[ChipLibrary]) -> tuple[ChipType, ChipLibrar
     from chiplib.validation import did_you_mean
 
     for library in libraries:
-        if name in library.chips:
-            return library.chip(name), library
+        for chip in library.chips.values():
+            if chip.name.lower() == name.lower():
+                return chip, library
     known = [chip for library in libraries for chip in library.chips]
     where = ", ".join(library.name for library in libraries)
     raise InputError(f"unknown chip {name!r} in {where}", did_you_mean(name, known))
@@ -102,19 +103,30 @@ def _datasheet(chip: ChipType, library: ChipLibrary) -> None:
         rows.append(_row(chip, "peak_flops", f"peak {precision}", peak, "op/s", everywhere))
     values: dict[str, Any] = asdict(chip)
     for field, value in values.items():
-        if field not in NOT_ROWS and value not in (None, "", ()):
+        if isinstance(value, dict) and field not in NOT_ROWS:  # a part of the datasheet with fields of its own
+            rows += [
+                _row(chip, f"{field}.{key}", f"{field}.{key}", each, "", everywhere) for key, each in value.items()
+            ]
+        elif field not in NOT_ROWS and value not in (None, "", ()):
             shown = ", ".join(value) if isinstance(value, tuple) else value
             rows.append(_row(chip, field, field, shown, UNITS.get(field, ""), everywhere))
     print_table(("field", "value", "unit", "basis", "source"), rows, title=f"{chip.name} ({library.name})", left=5)
     for rule in chip.rules:
-        limit = f"<= {number(rule.limit)}" if rule.limit is not None else f"in {', '.join(map(str, rule.allowed))}"
-        click.echo(f"rule: {rule.operator} needs {rule.parameter} {limit}  {rule.source}")
+        choices = ", ".join([*map(str, rule.allowed), *rule.names])
+        limit = f"<= {number(rule.limit)}" if rule.limit is not None else f"in {choices}"
+        when = "".join(f" where {name} is {value}" for name, value in rule.when.items())
+        click.echo(f"rule: {rule.operator} needs {rule.parameter} {limit}{when}  {rule.source}")
+    for whole in chip.network_rules:
+        of = f" of {', '.join(whole.operators)}" if whole.operators else ""
+        click.echo(
+            f"rule: all layers on the chip together: {whole.measure}{of} <= {number(whole.limit)}  {whole.source}"
+        )
 
 
 def _row(chip: ChipType, field: str, label: str, value: object, unit: str, everywhere: str) -> tuple[object, ...]:
     """Return a line of the datasheet; what is assumed or not measured does not lean on the chip's general source."""
-    source, basis = chip.source.get(field, ""), "given"
-    if field in chip.assumed:
+    source, basis = chip.source.get(field, chip.source.get(field.partition(".")[0], "")), "given"
+    if field in chip.assumed or field.partition(".")[0] in chip.assumed:
         basis = "assumed"
     elif field in MEASURED and not source and value == 1.0:
         basis = "not measured"
