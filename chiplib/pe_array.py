@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from chiplib.errors import ChipError
+from chiplib.validation import did_you_mean
 
 PositiveNumber = Annotated[float, Gt(0)]
 PositiveCount = Annotated[int, Gt(0)]
@@ -44,7 +45,7 @@ class PeArray:
     A processing element does one multiply-accumulate a cycle at the chip's fastest precision; at a slower one the array
     is as much slower as the datasheet's peak. Each buffer is double: one half feeds the array, the other is filled.
 
-    Raises ChipError where a number is not above zero and finite, or `butterflies` is negative.
+    Raises ChipError where a number is not above zero and finite, `butterflies` is negative, or the dataflow unknown.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}  # unknown keys are errors
@@ -64,6 +65,8 @@ class PeArray:
         for key in POSITIVE:
             if not 0 < getattr(self, key) < inf:
                 raise ChipError(f"{key} of a pe_array is {getattr(self, key)}", "a number above zero")
+        if self.dataflow not in list(Dataflow):
+            raise ChipError(f"dataflow of a pe_array is {self.dataflow!r}", did_you_mean(self.dataflow, Dataflow))
         if self.butterflies < 0:
             raise ChipError(f"butterflies of a pe_array is {self.butterflies}", "0, or butterflies a cycle")
 
@@ -75,4 +78,4 @@ class PeArray:
     @property
     def code(self) -> DataflowCode:
         """Its dataflow, as a number."""
-        return DataflowCode[self.dataflow.name]
+        return DataflowCode[Dataflow(self.dataflow).name]
