@@ -28,7 +28,7 @@ from dse.proxy.columns import (
     WORK,
 )
 from dse.proxy.devices import MATRIX_PEAKS, check_devices, matrix_peaks, read_devices
-from dse.proxy.tables import Problem, as_numbers, check_columns, read_table, refuse, write_table
+from dse.proxy.tables import Problem, as_numbers, check_columns, problem_of, read_table, refuse, write_table
 from dse.proxy.work import compute_dtypes, work_of_rows
 
 __all__ = [
@@ -64,8 +64,8 @@ def read_rows(
     Raises DseError that names file, rows, column and value for what is wrong; see `row_problems`.
     """
     if isinstance(source, pd.DataFrame):
-        rows = tidy(source, "rows", measured=measured)
-        check_rows(rows, "rows", devices=devices, measured=measured)
+        rows = tidy(source, "operators", measured=measured)
+        check_rows(rows, "operators", devices=devices, measured=measured)
         return rows
     path = Path(source)
     if not path.is_dir():
@@ -98,7 +98,7 @@ def tidy(frame: pd.DataFrame, where: str, *, measured: bool = True) -> pd.DataFr
 
     Raises DseError for an unknown, missing or doubled column, an unknown unit, and text where a number belongs.
     """
-    frame, problems = _in_base_units(frame.reset_index(drop=True), where)
+    frame, problems = _in_base_units(frame.reset_index(drop=True), where, measured=measured)
     required = (*REQUIRED, "latency_ms") if measured else REQUIRED
     check_columns(where, frame.columns, COLUMNS, required)
     if frame.empty:
@@ -114,51 +114,64 @@ def tidy(frame: pd.DataFrame, where: str, *, measured: bool = True) -> pd.DataFr
                 columns[name] = frame[name]
             else:
                 columns[name], bad = _flags(frame[name])
-                problems += _problem(frame[name], bad, "neither true nor false", "true or false")
+                problems += problem_of(frame[name], bad, "neither true nor false", "true or false")
+        elif column.kind != "id" and frame[name].dtype == np.float32:
+            columns[name] = frame[name]
         else:
             numbers, bad = as_numbers(frame[name])
             hint = f"a number in {column.unit}" if column.unit else "a number"
-            problems += _problem(frame[name], bad, "not a number", hint)
+            problems += problem_of(frame[name], bad, "not a number", hint)
             with np.errstate(over="ignore"):
                 columns[name] = numbers if column.kind == "id" else numbers.astype(np.float32)
     refuse(where, problems)
     return _completed(columns)
 
 
-def _in_base_units(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[Problem]]:
-    """Convert columns such as latency_us, and `latency` with a column `unit`; return what was no number there, too."""
+def _in_base_units(frame: pd.DataFrame, where: str, *, measured: bool) -> tuple[pd.DataFrame, list[Problem]]:
+    """Convert columns such as latency_us, and `latency` with a column `unit`.
+
+    Returns the frame in base units, and what is wrong with the values of these columns, which later checks would name
+    by the base unit's column.
+    """
     problems: list[Problem] = []
+    if "unit" in frame:
+        frame = _unit_in_name(frame, where)
     for quantity, (target, factors) in UNITS.items():
+        names = ", ".join(f"{quantity}_{known}" for known in factors)
         for given in [str(name) for name in frame.columns]:
             stem, _, unit = given.partition("_")
-            if stem != quantity or given == target or given in COLUMNS:
+            if stem != quantity or given in COLUMNS:
                 continue
+            if unit not in factors:
+                what = f"unknown unit {unit!r} of column {given!r}" if unit else f"column {given!r} has no unit"
+                raise DseError(f"{where}: {what}", f"one of {names}")
             if target in frame:
                 raise DseError(f"{where}: both {target} and {given} are given", "keep one of them")
-            factor: float | NDArray[np.float64]
-            if unit:
-                if unit.lower() not in factors:
-                    columns = ", ".join(f"{quantity}_{known}" for known in factors)
-                    raise DseError(f"{where}: unknown unit {unit!r} of column {given!r}", f"one of {columns}")
-                factor = factors[unit.lower()]
-            else:
-                factor = _unit_column(frame, where, quantity, factors)
             numbers, bad = as_numbers(frame[given])
-            problems += _problem(frame[given], bad, "not a number", f"a number in {unit or 'its unit'}")
-            frame = frame.drop(columns=given).assign(**{target: numbers * factor})
-    return frame.drop(columns="unit", errors="ignore"), problems
+            problems += problem_of(frame[given], bad, "not a number", f"a number in {unit}")
+            numbers[bad] = 1.0
+            values = pd.Series(numbers, name=given)
+            problems += _wrong_measures(values, unit, required=measured and quantity == "latency")
+            frame = frame.drop(columns=given).assign(**{target: numbers * factors[unit]})
+    return frame, problems
 
 
-def _unit_column(frame: pd.DataFrame, where: str, quantity: str, factors: dict[str, float]) -> NDArray[np.float64]:
-    """Return what one of each row's unit [N] is in the base unit."""
-    if "unit" not in frame:
-        columns = ", ".join(f"{quantity}_{known}" for known in factors)
-        raise DseError(f"{where}: column {quantity!r} has no unit", f"call it one of {columns}")
+def _unit_in_name(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Turn `latency` with a column `unit` into latency_ms, latency_us, ...: the rows of a table share one unit."""
+    factors = UNITS["latency"][1]
     units = frame["unit"].astype(object)
-    factor = np.array(units.map(factors), np.float64)
-    problems = _problem(units, np.flatnonzero(np.isnan(factor)), "unknown unit", f"one of {', '.join(factors)}")
-    refuse(where, problems)
-    return factor
+    known = f"one of {', '.join(factors)}"
+    refuse(where, problem_of(units, np.flatnonzero(~units.isin(list(factors)).to_numpy()), "unknown unit", known))
+    first = str(units.iloc[0]) if len(units) else "ms"
+    other = np.flatnonzero((units != first).to_numpy())
+    refuse(where, problem_of(units, other, f"another unit than row 1 has ({first})", "one unit a table"))
+    frame = frame.drop(columns="unit")
+    if "latency" in frame:
+        return frame.rename(columns={"latency": f"latency_{first}"})
+    given = [str(name) for name in frame.columns if str(name).startswith("latency_")]
+    if given and given != [f"latency_{first}"]:
+        raise DseError(f"{where}: column 'unit' says {first!r}, column {given[0]!r} another", "leave out column 'unit'")
+    return frame
 
 
 def _categories(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -203,7 +216,7 @@ def _completed(columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def check_rows(
-    frame: pd.DataFrame, where: str = "rows", *, devices: pd.DataFrame | None = None, measured: bool = True
+    frame: pd.DataFrame, where: str = "operators", *, devices: pd.DataFrame | None = None, measured: bool = True
 ) -> None:
     """Raise DseError that names `where`, rows, column, value and remedy of everything `row_problems` finds."""
     refuse(where, row_problems(frame, devices=devices, measured=measured))
@@ -219,7 +232,7 @@ def row_problems(frame: pd.DataFrame, *, devices: pd.DataFrame | None = None, me
     """
     problems: list[Problem] = []
     for name in NAMES:
-        problems += _problem(frame[name], np.flatnonzero(frame[name].isna()), "missing", COLUMNS[name].meaning)
+        problems += problem_of(frame[name], np.flatnonzero(frame[name].isna()), "missing", COLUMNS[name].meaning)
     problems += _unknown_names(frame, "op_type", OPERATORS)
     problems += _unknown_names(frame, "dtype", DTYPES) or _unknown_names(frame, "compute_dtype", COMPUTE_DTYPES)
     if devices is not None:
@@ -229,13 +242,13 @@ def row_problems(frame: pd.DataFrame, *, devices: pd.DataFrame | None = None, me
     problems += _wrong_shapes(frame)
     for name in ("latency_ms", "power_w", "energy_mj", "mem_mb", "footprint_mb"):
         if name in frame and (measured or name != "latency_ms"):
-            problems += _wrong_measures(frame, name, required=name == "latency_ms")
+            problems += _wrong_measures(frame[name], COLUMNS[name].unit, required=name == "latency_ms")
     bad = _mask(len(frame), problems)
     problems += _wrong_work(frame, bad)
     if measured:
         again = repeated(frame)
         again = again[~bad[again]]
-        problems += _problem(
+        problems += problem_of(
             frame["latency_ms"], again, "the same measurement is there already", "remove the copies", "latency_ms"
         )
     return problems
@@ -250,7 +263,9 @@ def _unknown_names(
     problems: list[Problem] = []
     for code, name in enumerate(categories):
         if name not in known:
-            problems += _problem(frame[column], np.flatnonzero(codes == code), reason, did_you_mean(name, list(known)))
+            problems += problem_of(
+                frame[column], np.flatnonzero(codes == code), reason, did_you_mean(name, list(known))
+            )
     return problems
 
 
@@ -268,7 +283,7 @@ def _without_peak(frame: pd.DataFrame, devices: pd.DataFrame) -> list[Problem]:
         columns = ", ".join(MATRIX_PEAKS.get(name, ())) or "none holds it"
         on = frame["device"].iloc[int(rows[0])]
         hint = f"give it in the device table: {columns}"
-        problems += _problem(frame["compute_dtype"], rows, f"the device table has no peak of {on} for it", hint)
+        problems += problem_of(frame["compute_dtype"], rows, f"the device table has no peak of {on} for it", hint)
     return problems
 
 
@@ -283,26 +298,26 @@ def _wrong_shapes(frame: pd.DataFrame) -> list[Problem]:
         with np.errstate(invalid="ignore"):
             outside = (values < column.least) | np.isinf(values)
             broken = ~outside & (values % column.step != 0) & ~np.isnan(values)
-        problems += _problem(frame[name], np.flatnonzero(outside), f"not a finite number from {column.least:g}", hint)
-        problems += _problem(frame[name], np.flatnonzero(broken), f"not {whole}", hint)
+        problems += problem_of(frame[name], np.flatnonzero(outside), f"not a finite number from {column.least:g}", hint)
+        problems += problem_of(frame[name], np.flatnonzero(broken), f"not {whole}", hint)
     types = frame["op_type"].cat.codes.to_numpy()
     for code, op_type in enumerate(frame["op_type"].cat.categories):
         of_type = types == code
         for name in OPERATORS.get(op_type, ()):
             rows = np.flatnonzero(of_type & np.isnan(frame[name].to_numpy()))
             needs = ", ".join(OPERATORS[op_type])
-            problems += _problem(frame[name], rows, f"missing, which {op_type} needs", f"{op_type} needs {needs}")
+            problems += problem_of(frame[name], rows, f"missing, which {op_type} needs", f"{op_type} needs {needs}")
     return problems
 
 
-def _wrong_measures(frame: pd.DataFrame, name: str, *, required: bool) -> list[Problem]:
-    values, hint = frame[name].to_numpy(), f"a positive, finite number of {COLUMNS[name].unit}"
+def _wrong_measures(column: pd.Series[Any], unit: str, *, required: bool) -> list[Problem]:
+    values, hint = column.to_numpy(), f"a positive, finite number of {unit}"
     problems: list[Problem] = []
     if required:
-        problems += _problem(frame[name], np.flatnonzero(np.isnan(values)), "missing", hint)
-    problems += _problem(frame[name], np.flatnonzero(values == 0), "zero", hint)
-    problems += _problem(frame[name], np.flatnonzero(values < 0), "negative", hint)
-    return problems + _problem(frame[name], np.flatnonzero(values == np.inf), "infinite", hint)
+        problems += problem_of(column, np.flatnonzero(np.isnan(values)), "missing", hint)
+    problems += problem_of(column, np.flatnonzero(values == 0), "zero", hint)
+    problems += problem_of(column, np.flatnonzero(values < 0), "negative", hint)
+    return problems + problem_of(column, np.flatnonzero(values == np.inf), "infinite", hint)
 
 
 def _wrong_work(frame: pd.DataFrame, bad: NDArray[np.bool_]) -> list[Problem]:
@@ -312,20 +327,10 @@ def _wrong_work(frame: pd.DataFrame, bad: NDArray[np.bool_]) -> list[Problem]:
         values, least = frame[name].to_numpy(), COLUMNS[name].least
         hint = f"give a column {name} in {COLUMNS[name].unit}: {COLUMNS[name].meaning}"
         rows = np.flatnonzero(np.isnan(values) & ~bad)
-        problems += _problem(frame[name], rows, "missing, and no rule gives it for this op_type and op_name", hint)
+        problems += problem_of(frame[name], rows, "missing, and no rule gives it for this op_type and op_name", hint)
         outside = np.flatnonzero(((values < 0) | ((values == 0) & (least > 0)) | np.isinf(values)) & ~bad)
-        problems += _problem(frame[name], outside, "not positive and finite", hint)
+        problems += problem_of(frame[name], outside, "not positive and finite", hint)
     return problems
-
-
-def _problem(
-    column: pd.Series[Any], rows: NDArray[np.int64], reason: str, hint: str, name: str | None = None
-) -> list[Problem]:
-    if not len(rows):
-        return []
-    value = column.iloc[int(rows[0])]
-    shown = None if pd.isna(value) else float(str(value)) if isinstance(value, np.floating) else value
-    return [Problem(reason=reason, column=name or str(column.name), value=shown, rows=rows, hint=hint)]
 
 
 def _mask(length: int, problems: Sequence[Problem]) -> NDArray[np.bool_]:
@@ -375,7 +380,7 @@ def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
             texts = [frame[name] if name in frame else _categories(pd.Series([None] * len(frame))) for frame in frames]
             together = sorted({text for part in texts for text in part.cat.categories})
             codes = [part.cat.set_categories(together).cat.codes.to_numpy() for part in texts]
-            columns[name] = pd.Categorical.from_codes(np.concatenate(codes), together)
+            columns[name] = pd.Categorical.from_codes(np.concatenate(codes), pd.Index(together, dtype="str"))
         elif name in NUMBERS and any(given):
             empty = np.float32(np.nan)
             numbers = [frame[name].to_numpy() if name in frame else np.full(len(frame), empty) for frame in frames]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dse.proxy.tables import Problem, as_numbers, check_columns, read_table, refuse
+from dse.proxy.tables import Problem, as_numbers, check_columns, problem_of, read_table, refuse
 
 PEAKS = {
     "peak_fp32_tflops": "TFLOP/s",
@@ -62,15 +62,15 @@ def read_devices(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     else:
         frame, where = read_table(Path(source)), str(source)
     check_columns(where, frame.columns, [*DEVICE_TEXTS, *DEVICE_NUMBERS], DEVICE_REQUIRED)
-    columns: dict[str, object] = {}
+    columns: dict[str, object] = {name: pd.Series([None] * len(frame), dtype=object) for name in DEVICE_TEXTS}
     problems = []
     for name in frame.columns:
         if name in DEVICE_NUMBERS:
             columns[name], bad = as_numbers(frame[name])
-            problems += _problem(frame, name, bad, "not a number", f"a number in {DEVICE_NUMBERS[name]}, or nothing")
+            problems += problem_of(frame[name], bad, "not a number", f"a number in {DEVICE_NUMBERS[name]}, or nothing")
         else:
             text = frame[name].astype(object)
-            columns[name] = text.where(text.isna(), text.astype(str))
+            columns[name] = text.map(str, na_action="ignore").astype(object).where(text.notna(), None)
     refuse(where, problems)
     tidy = pd.DataFrame({name: columns.get(name, np.nan) for name in [*DEVICE_TEXTS, *DEVICE_NUMBERS]})
     check_devices(tidy.set_index("device"), where)
@@ -85,17 +85,19 @@ def check_devices(devices: pd.DataFrame, where: str = "device table") -> None:
     frame = devices.reset_index()
     problems = []
     for name in ("device", "vendor", "family"):
-        problems += _problem(frame, name, np.flatnonzero(frame[name].isna()), "missing", "a name")
+        problems += problem_of(frame[name], np.flatnonzero(frame[name].isna()), "missing", "a name")
     again = np.flatnonzero(frame["device"].duplicated() & frame["device"].notna())
-    problems += _problem(frame, "device", again, "this device is there already", "one row a device")
+    problems += problem_of(frame["device"], again, "this device is there already", "one row a device")
     for name, unit in DEVICE_NUMBERS.items():
         values = frame[name].to_numpy(dtype=np.float64)
         wrong = np.flatnonzero((values <= 0) | np.isinf(values))
-        problems += _problem(frame, name, wrong, "not positive and finite", f"a positive number in {unit}, or nothing")
+        problems += problem_of(
+            frame[name], wrong, "not positive and finite", f"a positive number in {unit}, or nothing"
+        )
     no_bandwidth = np.flatnonzero(frame["peak_bw_gbs"].isna())
-    problems += _problem(frame, "peak_bw_gbs", no_bandwidth, "missing", "the DRAM bandwidth in GB/s")
+    problems += problem_of(frame["peak_bw_gbs"], no_bandwidth, "missing", "the DRAM bandwidth in GB/s")
     no_peak = np.flatnonzero(frame[list(PEAKS)].isna().all(axis=1))
-    problems += _problem(frame, "device", no_peak, "has no peak at all", f"at least one of {', '.join(PEAKS)}")
+    problems += problem_of(frame["device"], no_peak, "has no peak at all", f"at least one of {', '.join(PEAKS)}")
     if frame.empty:
         problems.append(
             Problem(reason="no rows", column="device", value=None, rows=np.empty(0, np.int64), hint="one row a device")
@@ -110,10 +112,3 @@ def matrix_peaks(devices: pd.DataFrame, compute: Sequence[str]) -> NDArray[np.fl
         for source in MATRIX_PEAKS.get(name, ()):
             peaks[:, column] = np.fmax(peaks[:, column], devices[source].to_numpy(dtype=np.float64) * 1e12)
     return peaks
-
-
-def _problem(frame: pd.DataFrame, column: str, rows: NDArray[np.int64], reason: str, hint: str) -> list[Problem]:
-    if not len(rows):
-        return []
-    value = frame[column].iloc[int(rows[0])]
-    return [Problem(reason=reason, column=column, value=None if pd.isna(value) else value, rows=rows, hint=hint)]

@@ -205,7 +205,7 @@ def _llmcompass(folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
 def _llmcompass_matmul(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
-    table = _headerless(path, 5)  # m, k, n, "0.1900ms", "101.7124Tflops"
+    table = _headerless(path, 5)  # m, n, k (the last two are equal in all), "0.1900ms", "101.7124Tflops"
     latency = table[3].str.removesuffix("ms").astype(np.float64)
     sizes = table[[0, 1, 2]].astype(np.float64)
     shape = {"m": sizes[0], "n": sizes[1], "k": sizes[2]}

@@ -37,6 +37,22 @@ class Problem:
         return f"{row_numbers(self.rows)}: {self.column}{value}: {self.reason}"
 
 
+def problem_of(
+    column: pd.Series[Any], rows: NDArray[np.int64], reason: str, hint: str, name: str | None = None
+) -> list[Problem]:
+    """Return the problem of a column in some rows, with the value of the first; nothing where there are no rows."""
+    if not len(rows):
+        return []
+    value = column.iloc[int(rows[0])]
+    if pd.isna(value):
+        value = None
+    elif isinstance(value, np.floating):
+        value = float(str(value))  # 0.1 of a float32, not 0.10000000149
+    elif isinstance(value, np.generic):
+        value = value.item()
+    return [Problem(reason=reason, column=name or str(column.name), value=value, rows=rows, hint=hint)]
+
+
 def row_numbers(rows: NDArray[np.int64]) -> str:
     """Name rows as their reader counts them: the first below the header is 1; ten of them, and how many there are."""
     shown = ", ".join(str(row + 1) for row in rows[:SHOWN_ROWS])
@@ -76,9 +92,9 @@ def check_columns(where: str, columns: Iterable[object], known: Iterable[str], r
 def as_numbers(column: pd.Series[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return a column as float64 [N], and the positions of values that are no number; missing values become NaN."""
     if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_complex_dtype(column.dtype):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.empty(0, np.int64)
+        return np.array(column.to_numpy(dtype=np.float64, na_value=np.nan)), np.empty(0, np.int64)
     text = column.astype(object)
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.array(pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
     return numbers, np.flatnonzero(np.isnan(numbers) & text.notna().to_numpy() & ~text.isin(MISSING).to_numpy())
 
 
