@@ -20,8 +20,8 @@ def measure() -> list[Figure]:
     rng = np.random.default_rng(0)
     product = rng.random(ROWS) < 0.7
     frame = pd.DataFrame({name: rng.integers(1, 8192, ROWS).astype(float) for name in ("m", "n", "k", "rows", "cols")})
-    frame[["m", "n", "k"]] = frame[["m", "n", "k"]].where(product)
-    frame[["rows", "cols"]] = frame[["rows", "cols"]].where(~product)
+    frame.loc[~product, ["m", "n", "k"]] = np.nan
+    frame.loc[product, ["rows", "cols"]] = np.nan
     frame = frame.assign(source="bench", framework="bench", timer="bench", device="bench", dtype="fp16")
     frame["op_type"] = np.where(product, "matmul", "softmax")
     frame["op_name"] = np.where(product, "linear", "softmax")
