@@ -77,3 +77,35 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             )
 
         yield report
+
+
+@contextmanager
+def show_steps(phase: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """Give a function to call with the steps that are done and what runs; it draws on stderr, with the time left."""
+    if not sys.stderr.isatty():
+        yield _step_lines(phase, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn(phase), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda done, doing: bars.update(task, completed=done, description=doing)
+
+
+def _step_lines(phase: str, total: int | None) -> Callable[[int, str], None]:
+    start = last = time.monotonic()
+
+    def report(done: int, doing: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        left = f", about {(now - start) * (total / done - 1):.0f} s left" if total and done else ""
+        of = f" of {total:,}" if total else ""
+        click.echo(f"{phase}: {done:,}{of}, {now - start:.0f} s{left}, {doing}", err=True)
+
+    return report

@@ -9,36 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dse.proxy.columns import DTYPES, SHAPES, VECTOR_OPERATORS, WORK
 from workloads.extents import JOINS
 from workloads.graph import Layer, OperatorKind, WorkloadGraph
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PUBLIC_SHAPES = tuple(
-    "m n k batch cin cout kh kw stride pad groups hin win hout wout heads kv_heads head_dim seq_q seq_kv window rows "
-    "cols experts topk".split()
-)
-"""Shape columns that the public measurements have too."""
-
-FURTHER_SHAPES = tuple(
-    "kd din dout stride_w stride_d pad_w pad_d dilation dilation_w dilation_d value_dim layers directions inner "
-    "operands broadcast layout".split()
-)
-"""Shape columns of further operators. `stride`, `pad` and `dilation` are those of the height, or of the only axis.
-
-`inner`: elements that stay neighbours (of a copy), or that lie between two of one result (of a softmax or reduction);
-`operands`: tensors that are read; `broadcast`: bits of workloads.extents.REPEATED; `layout`: how the activations lie
-in memory (workloads.extents.layout).
-"""
-
-SHAPES = (*PUBLIC_SHAPES, *FURTHER_SHAPES)
-IDENTITY = ("op_type", "op_name", "dtype", "compute_dtype")
-WORK = ("flops", "bytes", "weight_bytes")
-LAYER_COLUMNS = (*IDENTITY, *SHAPES, *WORK)
+LAYER_COLUMNS = ("op_type", "op_name", "dtype", "compute_dtype", *SHAPES, *WORK)
 """Columns of `layer_rows`."""
 
-DTYPES = {
+SHORT_TYPES = {
     "float32": "fp32",
     "float16": "fp16",
     "bfloat16": "bf16",
@@ -84,15 +65,21 @@ def layer_rows(graph: WorkloadGraph) -> pd.DataFrame:
 
 def layer_row(layer: Layer) -> Row:
     """Return the row of one layer; shape columns that do not apply are left out."""
-    dtype = DTYPES.get(layer.dtype, layer.dtype)
-    row = {"op_name": operator_name(layer.operator), "dtype": dtype, "compute_dtype": dtype}
+    dtype = SHORT_TYPES.get(layer.dtype, layer.dtype)
+    row = {"op_name": operator_name(layer.operator), "dtype": dtype}
     row |= {"flops": layer.flops, "bytes": layer.bytes, "weight_bytes": layer.weight_bytes}
     if layer.shape:  # a custom operator has none
         row |= _BY_KIND[layer.kind](layer, row["op_name"])
         row["layout"] = layer.shape["layout"]
     else:
-        row |= {"op_type": layer.kind.value}
+        row["op_type"] = "other"
+    row["compute_dtype"] = "fp32" if row["op_type"] in VECTOR_OPERATORS else compute_type(row["dtype"])
     return row
+
+
+def compute_type(dtype: str) -> str:
+    """Return what matrix units compute in for operands of that type."""
+    return DTYPES[dtype].compute if dtype in DTYPES else dtype
 
 
 def operator_name(operator: str) -> str:
@@ -237,7 +224,7 @@ def _fft(layer: Layer, name: str) -> Row:
     short = name.removeprefix("fft_")
     row: Row = {"op_type": "fft", "op_name": short, "rows": shape["transforms"], "cols": shape["length"]}
     if layer.dtype == "complex64":  # of real numbers of that type
-        row |= dict.fromkeys(("dtype", "compute_dtype"), "fp32")
+        row["dtype"] = "fp32"
     if "hop" in shape:
         row |= {"stride": shape["hop"], "batch": shape["signals"], "win": shape["samples"]}
     return row
@@ -271,5 +258,5 @@ _BY_KIND: Mapping[OperatorKind, Callable[[Layer, str], Row]] = {
     OperatorKind.FFT: _fft,
     OperatorKind.EMBEDDING: _embedding,
     OperatorKind.COPY: _copy,
-    OperatorKind.OTHER: lambda layer, name: _planes(layer, name, "resample"),
+    OperatorKind.OTHER: lambda layer, name: _planes(layer, name, "resample" if "upsample" in name else "other"),
 }

@@ -46,10 +46,8 @@ class Operand:
         """Return this tensor as a view of `stored_elements` elements that lie one after the other."""
         order = self.order or tuple(range(len(self.shape)))
         sizes = [self.shape[axis] for axis in order]
-        if self.gap:
+        if sizes:
             flat = flat.view(*sizes[:-1], sizes[-1] + self.gap)[..., : sizes[-1]]
-        else:
-            flat = flat.view(sizes)
         return flat.permute([order.index(axis) for axis in range(len(order))]) if self.order else flat
 
     def empty(self, device: str) -> torch.Tensor:
@@ -59,10 +57,11 @@ class Operand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """What is run: `call(*tensors)` of `operands`."""
+    """What is run: `call(*tensors)` of `operands`. `result` is told where torch cannot work it out without data."""
 
     operands: tuple[Operand, ...]
     call: Callable[..., Any]
+    result: Operand | None = None
 
     @property
     def operand_bytes(self) -> int:
@@ -76,6 +75,8 @@ class Operator:
 
     def output_bytes(self) -> int:
         """Bytes of the results, which are worked out without computing them."""
+        if self.result is not None:
+            return self.result.nbytes
         with torch.no_grad():
             made = self.call(*(operand.empty("meta") for operand in self.operands))
         outputs = made if isinstance(made, tuple | list) else [made]

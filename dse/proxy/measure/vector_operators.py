@@ -241,7 +241,11 @@ def _short_time(p: Problem, bins: int) -> Operator:
     if p.op_name == "stft":
         options: dict[str, Any] = {"center": centred, "return_complex": True}
         return Operator(operands=operands, call=lambda x, w=None: torch.stft(x, size, hop, window=w, **options))
-    return Operator(operands=operands, call=lambda x, w=None: torch.istft(x, size, hop, window=w, length=samples))
+
+    def inverse(x: Any, w: Any = None) -> Any:
+        return torch.istft(x, size, hop, window=w, length=samples)
+
+    return Operator(operands=operands, call=inverse, result=signal)
 
 
 def embedding(p: Problem) -> Operator:
