@@ -23,6 +23,7 @@ bench: $(VENV)/.installed-test
 
 peers: $(VENV)/.installed-test
 	$(BIN)/python -m tests.peers
+	$(BIN)/python -m tests.peers.systolic
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

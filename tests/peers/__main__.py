@@ -13,10 +13,7 @@ import contextlib
 import io
 import json
 import logging
-import os
-import subprocess
 import sys
-import venv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 import workloads
+from tests.peers.environment import HERE, PeerError, environment, step
 from tests.peers.probes import PROBES, Probe
 from workloads.graph import MATRIX_KINDS, WorkloadGraph
-
-HERE = Path(__file__).parent
-
-
-class PeerError(RuntimeError):
-    """A step of installing or running the peer that failed."""
 
 
 def main() -> int:
@@ -97,30 +89,11 @@ def quiet() -> Any:
 
 def zigzag(files: Sequence[Path], folder: Path) -> dict[str, dict[str, Any]]:
     """Return ZigZag's answer by file; its environment is made once."""
-    environment, requirements = folder / "zigzag.venv", HERE / "zigzag_requirements.txt"
-    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
-    done = environment / "installed.txt"
-    if not done.is_file() or done.read_text() != requirements.read_text():
-        print(f"Installing ZigZag into {environment} (once, a minute)", file=sys.stderr, flush=True)
-        try:
-            venv.create(environment, with_pip=True, clear=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise PeerError(f"making its environment failed: {error}") from error
-        step([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements], "installing it")
-        done.write_text(requirements.read_text())
+    python = environment("ZigZag", folder)
     output = folder / "zigzag"
     output.mkdir(exist_ok=True)
-    said = step([python, HERE / "zigzag_answers.py", output, *files], "running it")
+    said = step("ZigZag", "running it", [python, HERE / "zigzag_answers.py", output, *files])
     return {answer["file"]: answer for answer in map(json.loads, said.splitlines())}
-
-
-def step(command: Sequence[str | Path], name: str) -> str:
-    """Run a command and return what it prints; raise PeerError with its last words where it fails."""
-    print(f"ZigZag: {name} ...", file=sys.stderr, flush=True)
-    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise PeerError(f"{name} failed (exit code {ran.returncode}): {' | '.join(ran.stderr.splitlines()[-3:])}")
-    return ran.stdout
 
 
 def verdict(row: dict[str, Any]) -> str:
