@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chiplib.chip import ChipType, Precision, Rule
+    from chiplib.chip import ChipType, NetworkRule, Precision, Rule
     from chiplib.cost import CostBreakdown, die_yield, dies_per_wafer, known_good_die_usd, system_cost
+    from chiplib.cycle_rules import CycleRules
     from chiplib.energy import pj_per_byte, pj_per_flop, static_w
     from chiplib.errors import ChipError
     from chiplib.features import CHIP_FEATURES, chip_features
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from chiplib.package import Package, Routes, routes
     from chiplib.pe_array import Dataflow, DataflowCode, PeArray
     from chiplib.provenance import Statement, basis
-    from chiplib.rules import BrokenRule, broken_rules
+    from chiplib.rules import BrokenRule, broken_network_rules, broken_rules, network_measures
     from chiplib.system import System
 
 _HOME = {
-    "chip": ("ChipType", "Precision", "Rule"),
+    "chip": ("ChipType", "NetworkRule", "Precision", "Rule"),
     "cost": ("CostBreakdown", "die_yield", "dies_per_wafer", "known_good_die_usd", "system_cost"),
+    "cycle_rules": ("CycleRules",),
     "energy": ("pj_per_byte", "pj_per_flop", "static_w"),
     "errors": ("ChipError",),
     "features": ("CHIP_FEATURES", "chip_features"),
@@ -30,7 +32,7 @@ _HOME = {
     "package": ("Package", "Routes", "routes"),
     "pe_array": ("Dataflow", "DataflowCode", "PeArray"),
     "provenance": ("Statement", "basis"),
-    "rules": ("BrokenRule", "broken_rules"),
+    "rules": ("BrokenRule", "broken_network_rules", "broken_rules", "network_measures"),
     "system": ("System",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -42,9 +44,11 @@ __all__ = [
     "ChipLibrary",
     "ChipType",
     "CostBreakdown",
+    "CycleRules",
     "Dataflow",
     "DataflowCode",
     "LinkType",
+    "NetworkRule",
     "Package",
     "PeArray",
     "Precision",
@@ -53,12 +57,14 @@ __all__ = [
     "Statement",
     "System",
     "basis",
+    "broken_network_rules",
     "broken_rules",
     "chip_features",
     "die_yield",
     "dies_per_wafer",
     "known_good_die_usd",
     "load_library",
+    "network_measures",
     "pj_per_byte",
     "pj_per_flop",
     "routes",

@@ -32,7 +32,7 @@ IMAGE_FEATURES = (
     "out_cols",
     "window",  # values that a pool reads for one that it writes
     "operands",  # tensors that an element-wise layer reads
-    "in_flight",  # 1 where all that read the output are convolutions or linear layers
+    "in_flight",  # convolutions and linear layers that read the output, by activations too; 0 where others do
     "real_transform",  # 1 of a Fourier transform with real values on one side
     "bias_bytes",  # of convolutions and linear layers
 )
@@ -52,9 +52,7 @@ def image_features(layers: Sequence[Layer], edges: NDArray[np.int64]) -> NDArray
     producers: dict[int, int] = {}
     for producer, consumer in edges.tolist():
         producers.setdefault(consumer, producer)
-    readers = np.bincount(edges[:, 0], minlength=len(layers)) if len(edges) else np.zeros(len(layers), np.int64)
-    others = np.zeros(len(layers), np.int64)
-    np.add.at(others, edges[:, 0], ~matrix[edges[:, 1]])
+    in_flight = _in_flight(layers, edges, matrix)
     rows = np.zeros((len(layers), len(IMAGE_FEATURES)))
     for index, layer in enumerate(layers):
         match layer.kind:
@@ -64,12 +62,29 @@ def image_features(layers: Sequence[Layer], edges: NDArray[np.int64]) -> NDArray
                 values = _linear(layer.shape, _source(layers, producers, index))
             case _:
                 values = _image(layer)
-        values["in_flight"] = float(readers[index] > 0 and others[index] == 0)
+        values["in_flight"] = in_flight[index]
         if matrix[index]:
             sizes = sorted(end - first for first, end in layer.weights.values())
             values["bias_bytes"] = sum(sizes[:-1])
         rows[index] = [values.get(name, 0.0) for name in IMAGE_FEATURES]
     return rows
+
+
+def _in_flight(layers: Sequence[Layer], edges: NDArray[np.int64], matrix: NDArray[np.bool_]) -> list[int]:
+    """Convolutions and linear layers that read each output, by activations too; 0 where anything else reads it."""
+    readers: list[list[int]] = [[] for _ in layers]
+    for producer, consumer in edges.tolist():
+        readers[producer].append(consumer)
+    found = [0] * len(layers)
+    for index in range(len(layers) - 1, -1, -1):  # readers come later
+        reached = [1 if matrix[reader] else _passed_on(layers[reader], found[reader]) for reader in readers[index]]
+        found[index] = sum(reached) if all(reached) else 0
+    return found
+
+
+def _passed_on(layer: Layer, in_flight: int) -> int:
+    """What an activation hands to the layers behind it; other layers hand on nothing."""
+    return in_flight if layer.kind == "elementwise" and layer.shape.get("operands", 1) <= 1 else 0
 
 
 def _convolution(shape: Mapping[str, int]) -> dict[str, float]:

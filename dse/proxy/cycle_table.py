@@ -36,7 +36,8 @@ class CycleTable:
 
     with a kernel of k_r x k_c, rows of W pixels with padding, and an output of H_o x W_o pixels of C_o channels. A pool
     in front of a convolution reads its window in flight: passes x (window - 1) cycles a pixel more; so does an
-    element-wise operator with its further operands (2 cycles a pass); elsewhere both are layers of their own.
+    element-wise operator with its further operands (2 cycles a pass), for each convolution that reads it; in front of
+    other layers both are layers of their own.
     Activations, joins and flattening cost nothing. What starting an inference takes (about 330 cycles, by the published
     times) is no layer's. Of grouped convolutions, which no published figure covers, the same two rules are taken: one
     output value a cycle and two cycles to read a pixel of 64 channels.
@@ -96,10 +97,12 @@ class CycleTable:
         beside = np.isin(kind, [KIND_CODES[OperatorKind.POOL], KIND_CODES[OperatorKind.ELEMENTWISE]])
         own, pixels = layers[beside], (layers["out_rows"] * layers["out_cols"])[beside]
         pool = own["kind"] == KIND_CODES[OperatorKind.POOL]
-        in_flight = own["in_flight"] > 0
+        readers, in_flight = np.maximum(own["in_flight"], 1.0), own["in_flight"] > 0
         further = np.where(pool, own["window"] - 1.0, 2.0 * (own["operands"] - 1.0))
         activation = ~pool & (own["operands"] <= 1)
-        per_pixel = np.where(activation, 0.0, further + 2.0 * ~in_flight)  # a layer of its own reads all of it
+        per_pixel = np.where(
+            activation, 0.0, further * readers + 2.0 * ~in_flight
+        )  # a layer of its own reads all of it
         reads[beside] = passes[beside] * (pixels * per_pixel)[:, None]
         writes[beside] = passes[beside] * np.where(activation | in_flight, 0.0, pixels)[:, None]
 

@@ -87,6 +87,13 @@ def test_an_addition_of_its_own_reads_both_operands(channels: int, expected: int
     assert cycles(workloads.trace(Add(), (x, x), name="add")) == expected
 
 
+def test_pools_are_read_in_flight_by_what_follows_an_activation_too() -> None:
+    """At the end of a network a pool of four values is a layer of its own: five cycles to read, one to write."""
+    before, behind = [nn.ReLU(), HALF, *conv(8, 8)], [HALF, nn.ReLU(), *conv(8, 8)]
+    assert cycles(traced(before, 1, 8, 16, 16)) == cycles(traced(behind, 1, 8, 16, 16))
+    assert cycles(traced([*conv(8, 8), HALF], 1, 8, 16, 16)) - cycles(traced(conv(8, 8), 1, 8, 16, 16)) == 64 * 6
+
+
 def classifier(channels: int, size: int, outputs: int) -> list[nn.Module]:
     return [nn.Flatten(), nn.Linear(channels * size, outputs)]
 
