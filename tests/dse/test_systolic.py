@@ -229,6 +229,7 @@ def test_a_larger_product_never_takes_less(code, m, n, k, more, axis, shape, sra
     small = one(code, **extent, **shape, sram=sram)
     large = one(code, **extent | {axis: extent[axis] + more}, **shape, sram=sram)
     assert large.cycles >= small.cycles
+    assert large.input_again + large.weight_again >= small.input_again + small.weight_again
     assert large.input_reads >= small.input_reads and large.weight_reads >= small.weight_reads
 
 
