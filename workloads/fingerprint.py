@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRACER_FILES = (
-    *("backward_flops", "calls", "dataflow", "estimates", "extents", "fake_kernels", "fingerprint", "flops", "graph"),
-    *("linear_algebra", "operators", "programs", "recorder", "shapes", "sources", "trace", "training_step"),
-    *("values", "workspace"),
+    *("backward_flops", "calls", "dataflow", "estimates", "extents", "fake_kernels", "fingerprint", "flops", "gemms"),
+    *("graph", "images", "linear_algebra", "operators", "programs", "recorder", "shapes", "sources", "trace"),
+    *("training_step", "values", "workspace"),
 )
 """The files of this package that decide what a traced graph holds."""
 
