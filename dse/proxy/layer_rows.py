@@ -66,7 +66,7 @@ def layer_rows(graph: WorkloadGraph) -> pd.DataFrame:
 def layer_row(layer: Layer) -> Row:
     """Return the row of one layer; shape columns that do not apply are left out."""
     dtype = SHORT_TYPES.get(layer.dtype, layer.dtype)
-    row = {"op_name": operator_name(layer.operator), "dtype": dtype}
+    row: Row = {"op_name": operator_name(layer.operator), "dtype": dtype}
     row |= {"flops": layer.flops, "bytes": layer.bytes, "weight_bytes": layer.weight_bytes}
     if layer.shape:  # a custom operator has none
         row |= _BY_KIND[layer.kind](layer, row["op_name"])

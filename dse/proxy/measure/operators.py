@@ -130,7 +130,7 @@ def operator(row: Mapping[str, Any], device: str = "cpu") -> Operator:
     from dse.proxy.measure.vector_operators import VECTOR_BUILDERS
 
     problem = Problem(row, device)
-    builders = MATRIX_BUILDERS | VECTOR_BUILDERS
+    builders = {**MATRIX_BUILDERS, **VECTOR_BUILDERS}
     if problem.op_type not in builders:
         raise problem.refuse("no operator of that type is known here")
     return builders[problem.op_type](problem)

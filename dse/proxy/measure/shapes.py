@@ -40,10 +40,14 @@ NARROW_KINDS = frozenset(
 )
 
 
-def catalogue_rows(names: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the distinct rows of the catalogue's models (of all unless named), at their default sizes, inference."""
+def catalogue_rows(names: Sequence[str] = ()) -> list[Row]:
+    """Return the distinct rows of the catalogue's models (of all unless named), at their default sizes, inference.
+
+    Columns that do not apply are left out.
+    """
     tables = [layer_rows(load(name)) for name in names or catalog.names()]
-    return pd.concat(tables).drop_duplicates(ignore_index=True)
+    table = pd.concat(tables).drop_duplicates()
+    return [{str(name): value for name, value in row.items() if value == value} for row in table.to_dict("records")]
 
 
 class OperatorModule(nn.Module):
@@ -167,7 +171,7 @@ class _Sizes:
         choice = self.random.random()
         if choice < 0.25:
             return max(int(size), least)
-        drawn = float(size) * self.reach ** self.random.uniform(-1, 1)
+        drawn = size * math.pow(self.reach, self.random.uniform(-1, 1))
         if choice < 0.5 and drawn >= 16:
             return max(16 * round(drawn / 16), least)
         return max(round(drawn), least)
@@ -314,12 +318,12 @@ def _work(row: Row) -> float:
             return product("batch", "m", "n", "k")
         case "attn_encoder" | "attn_decode" | "attn_prefill":
             share = causal_share(row["seq_q"], row["seq_kv"]) if row["op_type"] == "attn_prefill" else 1.0
-            width = row["head_dim"] + row.get("value_dim", row["head_dim"])
+            width = float(row["head_dim"] + row.get("value_dim", row["head_dim"]))
             return product("batch", "heads", "seq_q", "seq_kv") * width * share
         case "linear_attention":
-            return product("batch", "heads") * (row["seq_q"] + row["seq_kv"]) * row["head_dim"] ** 2
+            return product("batch", "heads", "head_dim", "head_dim") * float(row["seq_q"] + row["seq_kv"])
         case "recurrent":  # one layer
-            return product("batch", "seq_q", "cout", "directions") * (row["cin"] + row["cout"])
+            return product("batch", "seq_q", "cout", "directions") * float(row["cin"] + row["cout"])
         case "fft":
             length = float(row["cols"])
             windowed = {"stft": length, "istft": 3 * length}.get(row["op_name"], 0.0)
@@ -338,4 +342,4 @@ def _work(row: Row) -> float:
         case _:  # convolutions
             end = "in" if "transpose" in row["op_type"] else "out"
             taps = product("kd", "kh", "kw", *(f"{axis}{end}" for axis in "dhw"))
-            return product("batch", "cin", "cout") / row["groups"] * taps
+            return product("batch", "cin", "cout") / float(row["groups"]) * taps

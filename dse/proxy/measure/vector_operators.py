@@ -15,6 +15,11 @@ SCALAR = 1.7
 """The number that an operator takes where its second operand is none of the tensors."""
 
 
+def _high(dtype: torch.dtype) -> int:
+    """Bound of the integers that are drawn; 0 of other types."""
+    return 0 if dtype.is_floating_point or dtype.is_complex else 100
+
+
 def _plain(p: Problem, *shape: int, **options: Any) -> Operand:
     """An activation of this shape that lies as the row says."""
     rank = len(shape)
@@ -156,29 +161,29 @@ def elementwise(p: Problem) -> Operator:
     dtype = p.dtype
     if name in ("abs", "angle") and p.bytes > 2.5 * numel * dtype.itemsize:  # real results of complex numbers
         dtype = torch.complex64
-    high = {} if dtype.is_floating_point or dtype.is_complex else {"high": 100}
+    high = _high(dtype)
     if name in UNARY or name == "pow":
-        x = _plain(p, *shape, dtype=dtype, weight=own and count == 1, **high)
+        x = _plain(p, *shape, dtype=dtype, weight=own and count == 1, high=high)
         return Operator(operands=(x,), call=UNARY.get(name, lambda x: torch.pow(2.0, x)))
-    full = Operand(shape=shape, dtype=dtype, **high)
+    full = Operand(shape=shape, dtype=dtype, high=high)
     if name in TERNARY:
-        return Operator(operands=(full, full, _plain(p, *shape, **high)), call=TERNARY[name])
+        return Operator(operands=(full, full, _plain(p, *shape, high=high)), call=TERNARY[name])
     if name == "lerp":
-        return Operator(operands=(full, _plain(p, *shape, **high)), call=lambda x, y: torch.lerp(x, y, 0.1))
+        return Operator(operands=(full, _plain(p, *shape, high=high)), call=lambda x, y: torch.lerp(x, y, 0.1))
     if name not in BINARY:
         raise p.refuse("no element-wise operator of that name is known here")
     function = BINARY[name]
     if count < 2:
-        x = _plain(p, *shape, weight=own, **high)
+        x = _plain(p, *shape, weight=own, high=high)
         return Operator(operands=(x,), call=lambda x: function(x, SCALAR))
     if broadcast:
         bits = REPEATED.values()
         small = tuple(1 if broadcast & bit else size for size, bit in zip(shape, bits, strict=True))
-        repeated = Operand(shape=small, dtype=p.dtype, weight=own, **high)
-        return Operator(operands=(_plain(p, *shape, **high), repeated), call=function)
+        repeated = Operand(shape=small, dtype=p.dtype, weight=own, high=high)
+        return Operator(operands=(_plain(p, *shape, high=high), repeated), call=function)
     if p.layout == DENSE and p.bytes < 2.5 * full.nbytes:  # of a tensor with itself
         return Operator(operands=(full,), call=lambda x: function(x, x))
-    return Operator(operands=(full, _plain(p, *shape, weight=own, **high)), call=function)
+    return Operator(operands=(full, _plain(p, *shape, weight=own, high=high)), call=function)
 
 
 # --- planes, spectra, tables -----------------------------------------------------------------------------------------
@@ -261,12 +266,12 @@ def copy(p: Problem) -> Operator:
     if "hin" in p.columns:
         return _pad(p)
     rows, cols, inner = p.rows, p.cols, p.get("inner", 1)
-    high = {} if p.dtype.is_floating_point or p.dtype.is_complex else {"high": 100}
+    high = _high(p.dtype)
     if name == "cat":
         parts = max(p.operands, 1)
         widths = [cols // parts + (1 if part < cols % parts else 0) for part in range(parts)]
-        last = _plain(p, rows, widths[-1], **high)
-        first = [Operand(shape=(rows, width), dtype=p.dtype, **high) for width in widths[:-1]]
+        last = _plain(p, rows, widths[-1], high=high)
+        first = [Operand(shape=(rows, width), dtype=p.dtype, high=high) for width in widths[:-1]]
         return Operator(operands=(*first, last), call=lambda *parts: torch.cat(parts, 1))
     numel, dtype, device = rows * cols * inner, p.dtype, p.device
     if name == "complex":
@@ -281,12 +286,12 @@ def copy(p: Problem) -> Operator:
     if name not in ("contiguous", "clone", "reshape", "flatten", "_unsafe_view", "copy"):
         raise p.refuse("no copy of that name is known here")
     if p.layout == DENSE:
-        x = Operand(shape=(rows, cols * inner), dtype=dtype, **high)
+        x = Operand(shape=(rows, cols * inner), dtype=dtype, high=high)
     elif min(rows, cols) == 1:  # runs with gaps between them
         shape = (rows * cols, inner)
-        x = Operand(shape=shape, dtype=dtype, gap=min(inner, 64), **high)
+        x = Operand(shape=shape, dtype=dtype, gap=min(inner, 64), high=high)
     else:
-        x = Operand(shape=(rows, cols, inner), dtype=dtype, order=(1, 0, 2), **high)
+        x = Operand(shape=(rows, cols, inner), dtype=dtype, order=(1, 0, 2), high=high)
     return Operator(operands=(x,), call=lambda x: x.clone(memory_format=torch.contiguous_format))
 
 

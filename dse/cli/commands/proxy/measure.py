@@ -106,12 +106,12 @@ def _machine(device: str, threads: int, name: str) -> Machine:
     import torch
 
     from dse.errors import DseError
-    from dse.proxy.measure.machine import describe_machine
+    from dse.proxy.measure import machine
 
     if device == "cuda" and not torch.cuda.is_available():
         raise DseError("torch finds no GPU here", "--device cpu, or a build of torch for this machine's GPU")
     torch.set_num_threads(threads)
-    return describe_machine(device, name)
+    return machine.describe_machine(device, name)
 
 
 def _measure_layers(
@@ -128,7 +128,7 @@ def _measure_layers(
     from dse.proxy.measure.session import State, measure, publish, read_lines
     from dse.proxy.measure.shapes import catalogue_rows, spread_rows, template_rows
 
-    catalogue = [row for row in catalogue_rows(models).to_dict("records") if row["op_type"] in kinds]
+    catalogue = [row for row in catalogue_rows(models) if row["op_type"] in kinds]
     rows: Iterator[Any] = iter(())
     if shapes != "spread":
         rows = iter(catalogue)
