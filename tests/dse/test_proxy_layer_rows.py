@@ -17,30 +17,13 @@ from dse.proxy.measure.operators import operator
 from dse.proxy.measure.shapes import traced_flops
 from workloads import catalog
 
-SMALL = {
-    "bcctn": 8000,
-    "bcctn-table": 8000,
-    "bcctn-unshared": 8000,
-    "conv-tasnet": 4000,
-    "htdemucs": 44100,
-    "htdemucs-released": 44100,
-    "htdemucs_n": 22050,
-    "htdemucs_n-fast": 22050,
-    "htdemucs_n-low-memory": 22050,
-    "htdemucs_n-quality": 22050,
-    "mossformer2": 4000,
-    "mossformer2-s": 4000,
-}
-"""Length of the input of the models that have one: sizes change nothing here."""
-
 UNTOLD = 0.02
-"""Share of the distinct layers whose bytes a row does not tell exactly: views of one tensor read twice, and the like."""
+"""Share of the distinct layers whose bytes a row does not tell exactly: two views of one tensor, and the like."""
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, tuple[workloads.WorkloadGraph, pd.DataFrame]]:
-    graphs = {name: workloads.family(name).at(length=SMALL[name]) if name in SMALL else workloads.load(name)
-              for name in catalog.names()}  # fmt: skip
+    graphs = {name: workloads.load(name) for name in catalog.names()}
     return {name: (graph, layer_rows(graph)) for name, graph in graphs.items()}
 
 

@@ -48,6 +48,14 @@ def templates():
     return template_rows()
 
 
+LINEAR = {
+    **{"op_type": "matmul", "op_name": "linear", "dtype": "fp32", "compute_dtype": "fp32", "batch": 1, "layout": 0},
+    **{"m": 64, "n": 96, "k": 128, "flops": 2.0 * 64 * 96 * 128},
+    **{"bytes": 4.0 * (64 * 128 + 96 * 128 + 64 * 96), "weight_bytes": 4.0 * 96 * 128},
+}
+"""A product with a weight, without a bias: the one that int8 is measured with."""
+
+
 def add_row(rows: int, **more) -> dict:
     sizes = {"batch": 1, "rows": rows, "cols": 8, "operands": 2, "broadcast": 0}
     work = {"flops": 8.0 * rows, "bytes": 96.0 * rows, "weight_bytes": 0.0}
@@ -172,14 +180,15 @@ def test_the_table_is_read_back_as_rows_of_the_tidy_schema(tmp_path) -> None:
 
     out, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
     measure([add_row(4), add_row(5), add_row(4, op_name="no_such")], out, MACHINE)
-    publish(read_lines(out), {"device": MACHINE.device_row(), "machine": MACHINE.describe()}, table)
+    publish(read_lines(out), MACHINE, table)
     frame = pd.read_parquet(table)
     assert len(frame) == 2 and (frame["framework"] == "torch2.13.0-cpu").all()
-    rows = read_rows(frame.drop(columns=["latency_mad_ms", "repeats"]))
+    rows = read_rows(table)
     assert len(rows) == 2 and set(rows["timer"]) == {"wallclock_median_cold"}
     described = yaml.safe_load(table.with_suffix(".yaml").read_text())
     assert described["device"]["device"] == "bench-1core"
     assert described["machine"]["torch"] == "2.13.0+cpu"
+    assert described["rows"] == 2 and list(described["refused"].values()) == [1]
 
 
 def test_the_device_row_is_one_of_the_device_table() -> None:
@@ -200,11 +209,13 @@ def test_templates_are_whole_rows_that_run(templates) -> None:
 
 @pytest.fixture(scope="module")
 def spread(templates):
-    return list(spread_rows(templates, 400, seed=3))
+    return list(spread_rows([*templates, LINEAR], 400, seed=3))
 
 
 def test_the_spread_is_distinct_reproducible_and_within_its_limits(templates, spread) -> None:
-    assert [key_of(row) for row in spread_rows(templates, 50, seed=3)] == [key_of(row) for row in spread[:50]]
+    assert [key_of(row) for row in spread_rows([*templates, LINEAR], 50, seed=3)] == [
+        key_of(row) for row in spread[:50]
+    ]
     assert len({key_of(row) for row in spread}) == 400
     assert {row["op_type"] for row in spread} <= set(SHARES)
     assert len({row["op_type"] for row in spread}) >= 15

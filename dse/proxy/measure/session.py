@@ -6,11 +6,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -23,8 +26,6 @@ from dse.proxy.measure.timing import TIMERS, ColdData, peak_memory_bytes, time_o
 from dse.proxy.tables import write_table
 
 SOURCE = "chipfront"
-MEASURES = ("latency_mad_ms", "repeats")
-"""Columns of a measured row beside those of the tidy table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ def measure(
         If `out` holds something else.
     """
     known = {row["key"] for row in read_lines(out) if row.get("device") == machine.device}
+    warnings.filterwarnings("ignore", message="A window was not provided")  # as the layer was traced
     names = {"source": SOURCE, "framework": machine.framework, "timer": TIMERS[machine.kind], "device": machine.device}
     data, energy = ColdData(machine.kind, machine.cache_bytes, seed), energy_counter(machine.kind)
     state, start = State(total=total), time.monotonic()
@@ -145,22 +147,34 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def table_of(lines: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return measured lines as a compact tidy table: columns in their order, refused rows left out."""
-    import numpy as np
-
+    """Return measured lines as a compact tidy table: its columns in their order, refused rows left out."""
     frame = pd.DataFrame([line for line in lines if "refused" not in line])
-    columns = [name for name in (*COLUMNS, *MEASURES) if name in frame and frame[name].notna().any()]
-    frame = frame[columns].copy()
-    for name in columns:
-        kind = COLUMNS[name].kind if name in COLUMNS else "measure"
-        frame[name] = frame[name].astype("category" if kind in ("name", "label") else np.float32)
-    return frame
+    columns = [name for name in COLUMNS if name in frame and frame[name].notna().any()]
+    types = {name: "category" if COLUMNS[name].kind in ("name", "label") else np.float32 for name in columns}
+    return frame[columns].astype(types)
 
 
-def publish(lines: Iterable[Mapping[str, Any]], machine: Mapping[str, Any], path: Path) -> None:
-    """Write the table of measured lines as `path` (parquet), and what it was measured on beside it, as YAML."""
-    write_table(table_of(lines), path)
+def publish(lines: Sequence[Mapping[str, Any]], machine: Machine, path: Path) -> None:
+    """Write the table of measured lines of this machine as `path` (parquet), and beside it what they are, as YAML:
+    the row of the device table, the machine, and how many rows there are, how steady, and why others were refused.
+    """
+    lines = [line for line in lines if line["device"] == machine.device]
+    table = table_of(lines)
+    spread = [line["latency_mad_ms"] / line["latency_ms"] for line in lines if "refused" not in line]
+    described = {
+        "device": machine.device_row(),
+        "machine": machine.describe(),
+        "rows": len(table),
+        "median_deviation_percent": {
+            "median": round(100 * float(np.median(spread)), 2),
+            "90 % of rows": round(100 * float(np.quantile(spread, 0.9)), 2),
+        },
+        "refused": dict(
+            Counter(f"{row['op_type']} {row['op_name']}: {row['refused']}" for row in lines if "refused" in row)
+        ),
+    }
+    write_table(table, path)
     beside = path.with_suffix(".yaml")
     temporary = beside.with_name(f".{beside.name}.{os.getpid()}.tmp")
-    temporary.write_text(yaml.safe_dump(dict(machine), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
     temporary.replace(beside)

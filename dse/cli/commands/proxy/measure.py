@@ -148,7 +148,7 @@ def _measure_layers(
         raise Interrupted(f"what was measured is kept in {out}; the same command goes on") from None
     lines = read_lines(out)
     if table is not None:
-        publish(lines, {"device": machine.device_row(), "machine": machine.describe()}, table)
+        publish(lines, machine, table)
     counts: dict[tuple[str, str], int] = {}
     for line in lines:
         if "refused" not in line:
