@@ -1,0 +1,1 @@
+"""Judge layer predictors: splits that leave something out, baselines, and scores."""
