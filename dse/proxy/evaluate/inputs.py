@@ -50,7 +50,10 @@ def numeric_inputs(rows: pd.DataFrame, devices: pd.DataFrame, *, roofline: bool)
     cache_bytes = of_device(rows, devices, "l2_mb") * 1e6
     columns: list[Array] = [np.log2(1 + _first(rows[name].to_numpy(dtype=np.float64))) for name in SHAPES]
     columns += [np.log2(1 + rows["weight_bytes"].to_numpy(dtype=np.float64))]
-    columns += [np.log2(_first(of_device(rows, devices, "tdp_w"), np.ones(len(rows)))), np.log2(_first(cache_bytes) + 1)]
+    columns += [
+        np.log2(_first(of_device(rows, devices, "tdp_w"), np.ones(len(rows)))),
+        np.log2(_first(cache_bytes) + 1),
+    ]
     if roofline:
         compute_ms, memory_ms = (np.log2(np.maximum(term, 1e-9)) for term in roofline_terms(rows, devices))
         resident = np.log2(rows["bytes"].to_numpy(dtype=np.float64)) - np.log2(_first(cache_bytes) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -72,39 +73,39 @@ def offset(rows: pd.DataFrame, devices: pd.DataFrame, *, utilisation: bool) -> A
 
 
 def _fit(rows: pd.DataFrame, devices: pd.DataFrame, *, utilisation: bool, seed: int) -> FittedMlp:
+    latency = np.log(rows["latency_ms"].to_numpy(dtype=np.float64))
+    target = torch.from_numpy((latency - offset(rows, devices, utilisation=utilisation)).astype(np.float32))
     numbers = numeric_inputs(rows, devices, roofline=utilisation)
     mean, scale = numbers.mean(axis=0), numbers.std(axis=0)
     vocabulary = Vocabulary.of(rows)
     inputs = numbers.shape[1] + sum(map(len, vocabulary.known.values()))
     generator = torch.Generator().manual_seed(seed)
     fitted = FittedMlp(
-        network=_network(inputs, generator),
+        network=_network(inputs, float(target.median()), generator),
         vocabulary=vocabulary,
         mean=mean,
         scale=np.where(scale > 1e-6, scale, np.float32(1)),
         utilisation=utilisation,
     )
-    latency = np.log(rows["latency_ms"].to_numpy(dtype=np.float64))
-    target = torch.from_numpy((latency - offset(rows, devices, utilisation=utilisation)).astype(np.float32))
     _train(fitted.network, fitted.inputs(rows, devices), target, generator)
     return fitted
 
 
-def _network(inputs: int, generator: torch.Generator) -> nn.Sequential:
-    """Return a network of three hidden layers, with weights drawn from `generator` alone."""
+def _network(inputs: int, first: float, generator: torch.Generator) -> nn.Sequential:
+    """Return a network of three hidden layers that begins near `first`, with weights drawn from `generator` alone."""
     sizes = [inputs, WIDTH, WIDTH, WIDTH, 1]
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    for fan_in, fan_out in pairwise(sizes):
+        linear = nn.Linear(fan_in, fan_out)
         nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.SiLU()]
+    nn.init.constant_(linear.bias, first)
     return nn.Sequential(*layers[:-1])
 
 
 def _train(network: nn.Sequential, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> None:
     """Fit the mean absolute error with Adam and a rate that rises, then falls (arXiv:1708.07120)."""
-    network[-1].bias.data.fill_(float(target.median()))
     optimiser = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, total_steps=STEPS, pct_start=0.1)
     for _ in range(STEPS):

@@ -29,14 +29,16 @@ class Prediction:
     def of(cls, latency_ms: Array, power_w: Array | None = None) -> Prediction:
         """Return a prediction without intervals."""
         nothing = np.full(len(latency_ms), np.nan)
-        return cls(latency_ms=latency_ms, low_ms=nothing, high_ms=nothing, power_w=nothing if power_w is None else power_w)
+        return cls(
+            latency_ms=latency_ms, low_ms=nothing, high_ms=nothing, power_w=nothing if power_w is None else power_w
+        )
 
 
 class Fitted(Protocol):
     """A predictor that has seen training rows."""
 
     def predict(self, rows: pd.DataFrame, devices: pd.DataFrame) -> Prediction:
-        """Predict `rows` [N] (tidy, see dse.proxy.dataset) of any device of `devices`; what was measured is not read."""
+        """Predict tidy `rows` [N] (dse.proxy.dataset) of any device of `devices`, without what was measured of them."""
         ...
 
 

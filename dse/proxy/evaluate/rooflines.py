@@ -66,7 +66,7 @@ class FittedRoofline:
     name = "fitted-roofline"
 
     def fit(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> FittedTerms:
-        """Fit the least mean absolute log error; a kind without rows takes what all of its op_type, or all rows, give."""
+        """Fit the least mean absolute log error; a kind without rows takes the numbers of its op_type, or of all."""
         terms = np.stack(roofline_terms(rows, devices))
         latency = rows["latency_ms"].to_numpy(dtype=np.float64)
         op_type, compute = (rows[name].astype(object).to_numpy() for name in ("op_type", "compute_dtype"))
@@ -78,7 +78,10 @@ class FittedRoofline:
             found |= dict(zip(names, fit_terms(latency, terms, group, len(names)).T, strict=True))
         measured = has_power(rows)
         share = pd.Series(measured_power(rows)[measured] / of_device(rows, devices, "tdp_w")[measured])
-        return FittedTerms(terms=found, power_share=share.groupby(op_type[measured]).median().to_dict())
+        return FittedTerms(
+            terms=found,
+            power_share={str(name): float(value) for name, value in share.groupby(op_type[measured]).median().items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ def measured_power(rows: pd.DataFrame) -> Array:
 
 
 def fit_terms(latency: Array, terms: Array, group: NDArray[np.int64], groups: int) -> Array:
-    """Find max(a x terms[0], b x terms[1]) + c nearest to latency [N] in mean absolute log error, for all groups at once.
+    """Fit max(a x terms[0], b x terms[1]) + c to latency [N]: the least mean absolute log error, all groups at once.
 
     A pattern search (Hooke and Jeeves, doi:10.1145/321062.321069): each number is multiplied and divided by a step,
     what helps a group is kept, and its step shrinks where nothing does. Returns a, b, c [3, groups].
@@ -128,7 +131,8 @@ def fit_terms(latency: Array, terms: Array, group: NDArray[np.int64], groups: in
         summed: Array = np.bincount(group, np.abs(np.log(predicted) - log_latency), minlength=groups)
         return summed
 
-    best, step = errors(found), np.full(groups, FIRST_STEP)
+    best = errors(found)
+    step: Array = np.full(groups, float(FIRST_STEP))
     for _ in range(ROUNDS):
         improved = np.zeros(groups, np.bool_)
         for number in range(3):
@@ -142,4 +146,5 @@ def fit_terms(latency: Array, terms: Array, group: NDArray[np.int64], groups: in
         step[~improved] /= 2
         if (step < LAST_STEP).all():
             break
-    return np.exp(found)
+    terms_found: Array = np.exp(found)
+    return terms_found
