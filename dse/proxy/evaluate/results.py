@@ -16,8 +16,8 @@ from dse.proxy.evaluate.scores import ALL, SCORES, pooled, worse_cells
 from dse.store import to_json, write_atomically
 
 RANKS = {
-    "rank_correlation": "mean, over bags of operators, of Spearman's correlation of devices' predicted and measured totals",
-    "pairs_right": "pairs of a judged and another device, measured within a factor of 2, that are ordered as measured, %",
+    "rank_correlation": "mean over bags of operators of Spearman's correlation of devices, predicted and measured",
+    "pairs_right": "pairs of a judged and another device, within a factor of 2, ordered as measured, %",
 }
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "scores.csv", "evaluation.md"

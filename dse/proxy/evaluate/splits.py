@@ -61,10 +61,16 @@ def split_names(asked: Sequence[str], rows: pd.DataFrame, devices: pd.DataFrame)
         if kind == "power" and not what:
             measured = _with_power(rows)
             known = [str(device) for device in rows["device"][measured].unique()]
+            if len(known) < 2:
+                raise DseError("split 'power': fewer than two devices have rows with a power", "leave it out")
             names += [f"power:{source}:{target}" for source in known for target in known if source != target]
         elif kind in ("device", "family") and what == "development":
             counts = _group_of(rows, devices, kind).value_counts()
-            names += [f"{kind}:{group}" for group in sorted(counts.index[counts >= DEVELOPMENT_ROWS].astype(str))]
+            found = sorted(counts.index[counts >= DEVELOPMENT_ROWS].astype(str))
+            if len(found) < 2:
+                hint = f"name one ({kind}:NAME), or give more rows"
+                raise DseError(f"split {name!r}: fewer than two have {DEVELOPMENT_ROWS} rows", hint)
+            names += [f"{kind}:{group}" for group in found]
         else:
             names.append(name)
     return list(dict.fromkeys(names))
