@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("chiplib", "dse", "reports", "solvers", "workloads")
 HEAVY = {
     "fvcore", "jinja2", "matplotlib", "moocore", "numba", "numpy", "onnx", "ortools", "pandas", "plotly", "pyarrow",
-    "pydantic", "rich", "scipy", "torch",
+    "pydantic", "rich", "scipy", "sklearn", "torch",
 }  # fmt: skip
 """What no import of a package and no `--help` may load. numpy is allowed to the packages, not to `--help`."""
 

@@ -123,6 +123,7 @@ def test_devices_left_out_in_turn_are_summed_up() -> None:
     assert row["split"] == "device:*" and row["splits"] == 3 and row["rows"] == len(ROWS)
     assert row["worst"] == "fast" and row["worst_median_ape"] == pytest.approx(30, rel=1e-4)
     assert row["mean_of_medians"] == pytest.approx(10, rel=1e-3)
+    assert row["coverage"] == 100 and row["least_coverage"] == 100  # 1.3 lies within a factor of 1.5
     assert row["median_ape"] == pytest.approx(0, abs=1e-4)  # two thirds of the rows are right
 
 

@@ -95,8 +95,7 @@ def markdown(evaluation: Evaluation) -> str:
     summary = evaluation.summary
     parts = ["## Median absolute error of latency, %", _pivot(summary, "split", "median_ape")]
     if len(evaluation.pooled):
-        columns = ["split", "predictor", "splits", "rows", "median_ape", "mean_of_medians", "worst", "worst_median_ape"]
-        parts += ["## Each left out in turn", _frame(evaluation.pooled[columns])]
+        parts += ["## Each left out in turn", _frame(evaluation.pooled)]
     columns = ["split", "predictor", *SCORES, "rank_correlation", "pairs_right"]
     parts += ["## All scores", _frame(summary[columns])]
     parts += ["\n".join(f"- {name}: {meaning}." for name, meaning in (SCORES | RANKS).items())]

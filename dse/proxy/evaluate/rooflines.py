@@ -128,8 +128,8 @@ def fit_terms(latency: Array, terms: Array, group: NDArray[np.int64], groups: in
     def errors(trial: Array) -> Array:
         slow_compute, slow_memory, launch = np.exp(trial)[:, group]
         predicted = np.maximum(slow_compute * terms[0], slow_memory * terms[1]) + launch
-        summed: Array = np.bincount(group, np.abs(np.log(predicted) - log_latency), minlength=groups)
-        return summed
+        error = np.abs(np.log(predicted) - log_latency)
+        return np.bincount(group, weights=error, minlength=groups).astype(np.float64)
 
     best = errors(found)
     step: Array = np.full(groups, float(FIRST_STEP))

@@ -91,6 +91,12 @@ def weighted_median(values: Array, weight: Array) -> float:
     return float(values[order][np.searchsorted(summed, summed[-1] / 2)])
 
 
+def coverage(inside: Array, weight: Array) -> float:
+    """Return the share in % of the weight of rows with an interval that lies inside it; NaN where none has one."""
+    given = ~np.isnan(inside)
+    return 100 * float(np.average(inside[given], weights=weight[given])) if given.any() else float("nan")
+
+
 def worse_cells(scores: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """Return cells (device, op_type) of 100 rows or more on which a predictor's median error is above the reference's.
 
@@ -111,7 +117,8 @@ def pooled(outcomes: Sequence[tuple[str, str, Errors]]) -> pd.DataFrame:
     """Sum up splits of one kind, such as all devices left out one by one, from (split, predictor, errors).
 
     Columns: split (device:*, family:*), predictor, splits, rows, median_ape (over the rows of all of them),
-    mean_of_medians (over the splits), worst and worst_median_ape (the split with the highest median).
+    mean_of_medians (over the splits), worst and worst_median_ape (the split with the highest median), coverage (over
+    the rows) and least_coverage (of a split).
     """
     together: dict[tuple[str, str], list[tuple[str, Errors]]] = {}
     for split, predictor, errors in outcomes:
@@ -133,6 +140,8 @@ def pooled(outcomes: Sequence[tuple[str, str, Errors]]) -> pd.DataFrame:
                 "mean_of_medians": float(np.mean(list(medians.values()))),
                 "worst": worst,
                 "worst_median_ape": medians[worst],
+                "coverage": coverage(np.concatenate([errors.inside for _, errors in parts]), weight),
+                "least_coverage": min(coverage(errors.inside, errors.weight) for _, errors in parts),
             }
         )
     return pd.DataFrame(found)
@@ -140,14 +149,13 @@ def pooled(outcomes: Sequence[tuple[str, str, Errors]]) -> pd.DataFrame:
 
 def _scores(errors: Errors, at: NDArray[np.int64]) -> dict[str, float | int]:
     weight, ape, power = errors.weight[at], errors.ape[at], errors.power_ape[at]
-    inside, with_power = errors.inside[at], ~np.isnan(power)
-    given = ~np.isnan(inside)
+    with_power = ~np.isnan(power)
     return {
         "rows": round(weight.sum()),
         "median_ape": weighted_median(ape, weight),
         "mean_ape": float(np.average(ape, weights=weight)),
         "bias": 100 * float(np.expm1(weighted_median(errors.log_ratio[at], weight))),
-        "coverage": 100 * float(np.average(inside[given], weights=weight[given])) if given.any() else float("nan"),
+        "coverage": coverage(errors.inside[at], weight),
         "interval_factor": float(np.exp(weighted_median(errors.log_width[at], weight))),
         "power_rows": round(weight[with_power].sum()),
         "power_median_ape": weighted_median(power, weight),
