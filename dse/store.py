@@ -24,11 +24,11 @@ SCHEMA = 1
 ROW_KEYS = {"design", "params", "status", "reason", "points", "bounds"}
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         raise DseError(f"cannot write {path}: {error.strerror}", "choose another folder with --out") from error

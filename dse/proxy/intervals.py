@@ -1,0 +1,107 @@
+"""Intervals of the layer proxy: how far measured rows lay from predictions for chips and software as little known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.proxy.features import CHIP_NAMES, NAMES, Features
+from dse.proxy.vocabulary import Vocabulary
+
+Array = NDArray[np.float64]
+
+COVERAGE = 0.9
+"""Share of rows that should lie in their interval."""
+
+LEAST_ROWS = 200
+"""Rows that a kind of operator needs for a width of its own; with fewer it has that of all kinds."""
+
+
+class Novelty(IntEnum):
+    """What of a row the proxy has not seen: each value holds for what is less known than the one before."""
+
+    KNOWN = 0  # the device with this software
+    SOFTWARE = 1  # the framework is new, the device known
+    DEVICE = 2  # another device of the same die is known
+    DIE = 3  # other chips of the family are known
+    FAMILY = 4  # other chips of the vendor are known
+    VENDOR = 5  # nothing of this vendor is known, or nothing of this operator: outside of the data
+
+    @property
+    def label(self) -> str:
+        """As reports say it."""
+        return (
+            "known device",
+            "new software on a known device",
+            "new device of a known die",
+            "new die of a known family",
+            "new family of a known vendor",
+            "outside of the data: new vendor or operator",
+        )[self]
+
+
+def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
+    """Return the Novelty of each row [N]."""
+    names, chips = vocabulary.codes(features)
+    vendor, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
+    software = names[:, NAMES.index("framework")] > 0
+    inside = vendor & (names[:, NAMES.index("op_type")] > 0)
+    levels = [device & software, device, chip, family, inside]
+    codes: NDArray[np.int8] = np.select(levels, [*Novelty][:5], Novelty.VENDOR).astype(np.int8)
+    codes[~inside] = Novelty.VENDOR
+    return codes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Half widths of 90 % intervals of log latency, by operator kind and Novelty."""
+
+    kinds: tuple[str, ...]
+    table: Array  # [kinds + 1, Novelty], the last row of all kinds
+
+    @classmethod
+    def of(
+        cls, residuals: Array, kinds: NDArray[np.object_], levels: NDArray[np.int8], devices: NDArray[np.object_]
+    ) -> Widths:
+        """Calibrate on rows that their networks had not seen: log errors [N], operator kinds, Novelty and device.
+
+        Split conformal prediction (V. Vovk et al., "Algorithmic Learning in a Random World", 2005): the width is the
+        COVERAGE quantile of absolute errors, every device having one vote. No width is below that of a lesser novelty.
+        """
+        names = tuple(sorted(set(kinds)))
+        table = np.zeros((len(names) + 1, len(Novelty)))
+        for level in Novelty:
+            of_level = levels == level
+            table[-1, level] = _quantile(residuals[of_level], devices[of_level])
+            for place, kind in enumerate(names):
+                rows = of_level & (kinds == kind)
+                own = rows.sum() >= LEAST_ROWS
+                table[place, level] = _quantile(residuals[rows], devices[rows]) if own else table[-1, level]
+        return cls(kinds=names, table=np.maximum.accumulate(table, axis=1))
+
+    @classmethod
+    def none(cls) -> Widths:
+        """Return widths of zero, of a proxy that was not calibrated."""
+        return cls(kinds=(), table=np.zeros((1, len(Novelty))))
+
+    def __call__(self, kinds: NDArray[np.object_], levels: NDArray[np.int8]) -> Array:
+        """Return the half width [N] of each row."""
+        place = {kind: index for index, kind in enumerate(self.kinds)}
+        unique, inverse = np.unique(kinds.astype(str), return_inverse=True)
+        rows = np.array([place.get(kind, len(self.kinds)) for kind in unique])[inverse]
+        widths: Array = self.table[rows, levels]
+        return widths
+
+
+def _quantile(residuals: Array, devices: NDArray[np.object_]) -> float:
+    """Return the COVERAGE quantile of absolute values, each device weighing the same; 0 where there are none."""
+    if not len(residuals):
+        return 0.0
+    _, codes, counts = np.unique(devices.astype(str), return_inverse=True, return_counts=True)
+    order = np.argsort(np.abs(residuals))
+    share = np.cumsum((1.0 / counts[codes])[order]) / len(counts)
+    place = min(int(np.searchsorted(share, COVERAGE)), len(order) - 1)
+    return float(np.abs(residuals)[order][place])

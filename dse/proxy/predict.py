@@ -1,0 +1,171 @@
+"""LayerProxy: a fitted ensemble with its intervals, and predictions for any rows on any devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from dse.errors import DseError
+from dse.proxy.dataset import read_rows
+from dse.proxy.devices import read_devices
+from dse.proxy.features import CLASS, NAMES, RATES, WORK, Features, features
+from dse.proxy.fit import inputs_of
+from dse.proxy.intervals import Novelty, Widths, novelty
+from dse.proxy.network import Inputs, LayerProxyModel, Scales
+from dse.proxy.vocabulary import Vocabulary
+from dse.store import write_atomically
+
+Array = NDArray[np.float64]
+
+WEIGHTS = Path(__file__).with_name("weights") / "layer_proxy.safetensors"
+"""The weights that ship."""
+
+FORMAT = 1
+"""Version of the weights' file."""
+
+CHUNK = 16384
+"""Rows that go through the networks at once: their activations stay in the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPrediction:
+    """What the proxy says of N rows."""
+
+    latency_ms: Array  # [N]
+    low_ms: Array  # [N] 90 % interval
+    high_ms: Array  # [N]
+    novelty: NDArray[np.int8]  # [N] codes of Novelty
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerProxy:
+    """A fitted ensemble: networks, the names that they know, and widths of intervals."""
+
+    models: tuple[LayerProxyModel, ...]
+    vocabulary: Vocabulary
+    widths: Widths
+    card: Mapping[str, Any]  # what it was fitted on, how, and when
+
+    def log_latency(self, rows: Features) -> Array:
+        """Return the ensemble's log latency [N] in log ms."""
+        if not len(rows):
+            return np.empty(0)
+        inputs = inputs_of(rows, self.vocabulary)
+        with torch.inference_mode():
+            parts = [self._mean(inputs[chunk]) for chunk in torch.split(torch.arange(len(rows)), CHUNK)]
+        log_ms: Array = torch.cat(parts).double().numpy()
+        return log_ms
+
+    def _mean(self, inputs: Inputs) -> torch.Tensor:
+        """Return mean log latency; classes that several rows share go through the network once."""
+        keys = torch.cat([inputs.shape_class.view(torch.int32).long(), inputs.names, inputs.chip_names], dim=1)
+        mixed = (keys * _MULTIPLIERS[: keys.shape[1]]).sum(1).numpy()
+        codes, unique = pd.factorize(mixed)
+        first = np.empty(len(unique), np.int64)
+        first[codes[::-1]] = np.arange(len(codes))[::-1]
+        of_class, place = inputs[torch.from_numpy(first)], torch.from_numpy(codes)
+        total = torch.zeros(len(codes))
+        for model in self.models:
+            settings = model.classes(of_class.shape_class, of_class.names, of_class.chip_names)[place]
+            total += torch.maximum(model.latency(inputs, settings), inputs.floor)
+        return total / len(self.models)
+
+    def predict(self, rows: Features) -> LayerPrediction:
+        """Predict rows, with the interval that fits how well their chip and software are known."""
+        log_ms = self.log_latency(rows)
+        levels = novelty(rows, self.vocabulary)
+        half = self.widths(rows.names[:, NAMES.index("op_type")], levels)
+        low = np.maximum(log_ms - half, rows.floor)
+        return LayerPrediction(
+            latency_ms=np.exp(log_ms), low_ms=np.exp(low), high_ms=np.exp(log_ms + half), novelty=levels
+        )
+
+    def save(self, path: Path) -> None:
+        """Write weights, vocabulary, widths and card to one safetensors file, by a temporary name."""
+        tensors = {
+            f"{i}.{name}": value for i, model in enumerate(self.models) for name, value in model.state_dict().items()
+        }
+        head = {
+            "format": FORMAT,
+            "models": len(self.models),
+            "inputs": {"work": WORK, "class": CLASS, "names": NAMES, "rates": RATES},
+            "vocabulary": self.vocabulary.known,
+            "widths": {"kinds": self.widths.kinds, "table": self.widths.table.tolist()},
+            "card": self.card,
+        }
+        write_atomically(path, save(tensors, metadata={"layer_proxy": json.dumps(head)}))
+
+    @classmethod
+    def load(cls, path: Path = WEIGHTS) -> LayerProxy:
+        """Read a file that `save` wrote.
+
+        Raises DseError where it is missing, is not one, or is of another version.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                head = json.loads((file.metadata() or {}).get("layer_proxy", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (OSError, SafetensorError) as error:
+            raise DseError(
+                f"{path}: no weights of a layer proxy ({error})", "a file that `dse proxy fit` wrote"
+            ) from None
+        inputs = {"work": [*WORK], "class": [*CLASS], "names": [*NAMES], "rates": [*RATES]}
+        if head.get("format") != FORMAT or head.get("inputs") != inputs:
+            raise DseError(f"{path}: weights of another version of the layer proxy", "fit them again: dse proxy fit")
+        vocabulary = Vocabulary(known={name: tuple(known) for name, known in head["vocabulary"].items()})
+        widths = Widths(kinds=tuple(head["widths"]["kinds"]), table=np.array(head["widths"]["table"]))
+        models = []
+        for number in range(head["models"]):
+            state = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
+            scales = Scales(**{name: state[name] for name in ("work_mean", "work_spread", "rates_mean")})
+            model = LayerProxyModel(vocabulary.sizes, scales)
+            model.load_state_dict(state)
+            models.append(model.eval())
+        return cls(models=tuple(models), vocabulary=vocabulary, widths=widths, card=head["card"])
+
+
+_MULTIPLIERS = torch.from_numpy(
+    np.random.default_rng(7).integers(1, 2**62, size=len(CLASS) + len(NAMES) + 8, dtype=np.int64) * 2 + 1
+)
+"""Odd numbers that mix a row's class to one 64-bit key (multiply-shift hashing)."""
+
+
+@cache
+def shipped() -> LayerProxy:
+    """Return the proxy whose weights ship."""
+    return LayerProxy.load()
+
+
+def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProxy | None = None) -> pd.DataFrame:
+    """Predict a table of operators on the devices that it names, by the proxy that ships unless another is given.
+
+    `rows` [N] is in the tidy schema (dse.proxy.columns; what was measured is not needed and not read), `devices` a
+    device table (dse.proxy.devices) that describes any device; neither has to be known to the proxy. Returns, one row
+    each and in order: latency_ms, latency_low_ms and latency_high_ms (90 % interval), and `outside`: nothing of this
+    vendor, or of this kind of operator, was in the data, so that the interval is a guess.
+
+    Raises DseError for bad rows, with their numbers.
+    """
+    table = read_devices(devices)
+    tidy = read_rows(rows, devices=table, measured=False)
+    found = (proxy or shipped()).predict(features(tidy, table))
+    return pd.DataFrame(
+        {
+            "latency_ms": found.latency_ms,
+            "latency_low_ms": found.low_ms,
+            "latency_high_ms": found.high_ms,
+            "outside": found.novelty == Novelty.VENDOR,
+        },
+        index=rows.index,
+    )

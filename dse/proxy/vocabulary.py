@@ -1,0 +1,41 @@
+"""Vocabulary: the names that a fitted proxy knows, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dse.proxy.features import CHIP_NAMES, NAMES, Features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The texts of training rows, by column of NAMES and CHIP_NAMES. A text's number is its place plus one; 0: new."""
+
+    known: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, features: Features) -> Vocabulary:
+        """Return the vocabulary of training rows."""
+        columns = {name: features.names[:, i] for i, name in enumerate(NAMES)}
+        columns |= {name: features.chip_names[:, i] for i, name in enumerate(CHIP_NAMES)}
+        return cls(known={name: tuple(sorted(pd.unique(texts))) for name, texts in columns.items()})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of texts a column."""
+        return {name: len(known) for name, known in self.known.items()}
+
+    def codes(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers of each row's names [N, NAMES] and chip names [N, CHIP_NAMES]."""
+        names = [self._numbers(name, features.names[:, i]) for i, name in enumerate(NAMES)]
+        chips = [self._numbers(name, features.chip_names[:, i]) for i, name in enumerate(CHIP_NAMES)]
+        return np.stack(names, axis=1), np.stack(chips, axis=1)
+
+    def _numbers(self, column: str, texts: NDArray[np.object_]) -> NDArray[np.int64]:
+        codes, uniques = pd.factorize(texts)
+        numbers: NDArray[np.int64] = (pd.Index(self.known[column]).get_indexer(pd.Index(uniques)) + 1)[codes]
+        return numbers
