@@ -36,7 +36,7 @@ DEVICE_NUMBERS = PEAKS | {
 }
 """Columns of numbers and their units; empty where not known, apart from the bandwidth."""
 
-DEVICE_TEXTS = ("device", "vendor", "family", "chip", "release", "src_base", "src_tensor", "note")
+DEVICE_TEXTS = ("device", "vendor", "kind", "family", "chip", "release", "src_base", "src_tensor", "note")
 DEVICE_REQUIRED = ("device", "vendor", "family", "peak_bw_gbs")
 
 MATRIX_PEAKS: dict[str, tuple[str, ...]] = {

@@ -89,7 +89,7 @@ def fit_proxy(
 
 
 def _folds(rows: Features, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield names of folds and the rows [N] that each leaves out: some devices, or all but the commonest vendor."""
+    """Yield names of folds and the rows [N] that each leaves out: some devices, or all but the commonest maker."""
     draw = np.random.default_rng(seed)
     device = rows.chip_names[:, CHIP_NAMES.index("device")].astype(str)
     names = np.unique(device)
@@ -97,10 +97,10 @@ def _folds(rows: Features, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]
     fold_of_row = np.array([part[name] for name in names])[np.unique(device, return_inverse=True)[1]]
     for fold in range(FOLDS):
         yield f"interval {fold + 1} of {FOLDS + 1}", (fold_of_row == fold) | (draw.random(len(rows)) < HELD_OUT)
-    vendor = rows.chip_names[:, CHIP_NAMES.index("vendor")].astype(str)
-    vendors, counts = np.unique(vendor, return_counts=True)
-    if len(vendors) > 1:
-        yield f"interval {FOLDS + 1} of {FOLDS + 1}", vendor != vendors[counts.argmax()]
+    maker = rows.chip_names[:, CHIP_NAMES.index("maker")].astype(str)
+    makers, counts = np.unique(maker, return_counts=True)
+    if len(makers) > 1:
+        yield f"interval {FOLDS + 1} of {FOLDS + 1}", maker != makers[counts.argmax()]
 
 
 def _widths(errors: pd.DataFrame) -> Widths:

@@ -40,8 +40,12 @@ CLASS = (
 NAMES = ("op_type", "op_name", "dtype", "compute_dtype", "timer", "framework", "library")
 """Columns of `Features.names`. The library is the framework without its version."""
 
-CHIP_NAMES = ("vendor", "family", "chip", "device")
-"""Columns of `Features.chip_names`: of the device table, from the widest to the narrowest."""
+CHIP_NAMES = ("maker", "family", "chip", "device")
+"""Columns of `Features.chip_names`: of the device table, from the widest to the narrowest. The maker is vendor and kind
+of chip: the CPUs of a vendor tell nothing of its GPUs."""
+
+USUAL_KIND = "gpu"
+"""Kind of a device whose table does not give one."""
 
 RATES = ("peak", "bandwidth", "power", "vector")
 """Columns of `Features.rates`: logs of FLOP/ms of the type, B/ms, W, and FLOP/ms of the vector units."""
@@ -198,7 +202,8 @@ def chip_rates(
     column = np.where(column < 0, types.index("fp32"), column)
     rates = np.stack([peaks.to_numpy()[row, column], bandwidth[row], power[row] * 1e3, vector[row]], axis=1) / 1e3
     chip = devices["chip"].where(devices["chip"].notna(), devices.index.to_series())
-    columns = [devices["vendor"], devices["family"], chip, devices.index.to_series()]
+    maker = devices["vendor"].str.cat(devices["kind"].fillna(USUAL_KIND), sep=" ")
+    columns = [maker, devices["family"], chip, devices.index.to_series()]
     table = np.stack([column.to_numpy(object) for column in columns], axis=1)
     cache_bytes = _or(devices["l2_mb"].to_numpy(np.float64), 0.0) * 1e6
     return rates, table[row], cache_bytes[row]

@@ -27,8 +27,8 @@ class Novelty(IntEnum):
     SOFTWARE = 1  # the framework is new, the device known
     DEVICE = 2  # another device of the same die is known
     DIE = 3  # other chips of the family are known
-    FAMILY = 4  # other chips of the vendor are known
-    VENDOR = 5  # nothing of this vendor is known, or nothing of this operator: outside of the data
+    FAMILY = 4  # other chips of the maker (vendor and kind of chip) are known
+    MAKER = 5  # nothing of this maker is known, or nothing of this operator: outside of the data
 
     @property
     def label(self) -> str:
@@ -38,20 +38,20 @@ class Novelty(IntEnum):
             "new software on a known device",
             "new device of a known die",
             "new die of a known family",
-            "new family of a known vendor",
-            "outside of the data: new vendor or operator",
+            "new family of a known maker",
+            "outside of the data: new maker or operator",
         )[self]
 
 
 def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
     """Return the Novelty of each row [N]."""
     names, chips = vocabulary.codes(features)
-    vendor, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
+    maker, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
     software = names[:, NAMES.index("framework")] > 0
-    inside = vendor & (names[:, NAMES.index("op_type")] > 0)
+    inside = maker & (names[:, NAMES.index("op_type")] > 0)
     levels = [device & software, device, chip, family, inside]
-    codes: NDArray[np.int8] = np.select(levels, [*Novelty][:5], Novelty.VENDOR).astype(np.int8)
-    codes[~inside] = Novelty.VENDOR
+    codes: NDArray[np.int8] = np.select(levels, [*Novelty][:5], Novelty.MAKER).astype(np.int8)
+    codes[~inside] = Novelty.MAKER
     return codes
 
 

@@ -114,8 +114,19 @@ class LayerProxyModel(nn.Module):
         first = self.numbers(torch.cat([shape_class, *chips], dim=1))
         for i, table in enumerate(self.words):
             first = first + table(names[:, i])
-        settings: Tensor = self.settings(F.silu(self.hidden(F.silu(first))))
-        return settings
+        parts = torch.split(self.settings(F.silu(self.hidden(F.silu(first)))), self.parts, dim=1)
+        gain1, shift1, gain2, shift2, pairs, offset, tiles, roof = parts
+        settings = [
+            torch.exp(torch.tanh(gain1)),
+            shift1 + self.work_biases[0],
+            torch.exp(torch.tanh(gain2)),
+            shift2 + self.work_biases[1],
+            torch.softmax(2.0 * pairs.view(-1, TERMS, PAIRS) + self.pair_biases, dim=2).flatten(1),
+            offset + self.out_biases,
+            torch.softmax(tiles, dim=1),
+            torch.cat([F.softplus(roof[:, :1]), F.softplus(roof[:, 1:2]) - 1.0, roof[:, 2:] - 5.0], dim=1),
+        ]
+        return torch.cat(settings, dim=1)
 
     def latency(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return log latency [N] before the floor."""
@@ -123,22 +134,19 @@ class LayerProxyModel(nn.Module):
 
     def times(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return logs of the times [N, TERMS + 3] under the soft maximum; the last are compute, memory and launch."""
-        gain1, shift1, gain2, shift2, pairs, offset, tiles, roof = torch.split(settings, self.parts, dim=1)
+        gain1, shift1, gain2, shift2, share, offset, tiles, roof = torch.split(settings, self.parts, dim=1)
         hidden = (x.work - self.work_mean) / self.work_spread
-        for weight, bias, gain, shift in zip(
-            self.work_weights, self.work_biases, (gain1, gain2), (shift1, shift2), strict=True
-        ):
-            hidden = _increasing(hidden @ F.softplus(weight) * torch.exp(torch.tanh(gain)) + bias + shift)
+        for weight, gain, shift in zip(self.work_weights, (gain1, gain2), (shift1, shift2), strict=True):
+            hidden = _increasing(torch.addcmul(shift, hidden @ F.softplus(weight), gain))
         work, rates = x.work - self.work_mean, x.rates - self.rates_mean
         logs = [work[:, WORK.index(q)] - rates[:, RATES.index(r)] for q, r in zip(QUANTITIES, OF_RATES, strict=True)]
         logs += [*(-rates).unbind(1), torch.zeros_like(logs[0])]
-        share = torch.softmax(2.0 * pairs.view(-1, TERMS, PAIRS) + self.pair_biases, dim=2)
-        learned = (share @ torch.stack(logs, dim=1)[:, :, None])[:, :, 0]
-        learned = learned + offset + self.out_biases + hidden @ F.softplus(self.out_weights)
-        padded = (torch.softmax(tiles, dim=1) * x.work[:, FIRST_TILE : FIRST_TILE + len(TILES)]).sum(1)
-        compute = padded - x.rates[:, RATES.index("peak")] + F.softplus(roof[:, 0])
-        memory = x.work[:, WORK.index("bytes")] - x.rates[:, RATES.index("bandwidth")] + F.softplus(roof[:, 1]) - 1.0
-        return torch.cat([learned, torch.stack([compute, memory, roof[:, 2] - 5.0], dim=1)], dim=1)
+        learned = (share.view(-1, TERMS, PAIRS) @ torch.stack(logs, dim=1)[:, :, None])[:, :, 0]
+        learned = learned + offset + hidden @ F.softplus(self.out_weights)
+        padded = (tiles * x.work[:, FIRST_TILE : FIRST_TILE + len(TILES)]).sum(1)
+        compute = padded - x.rates[:, RATES.index("peak")] + roof[:, 0]
+        memory = x.work[:, WORK.index("bytes")] - x.rates[:, RATES.index("bandwidth")] + roof[:, 1]
+        return torch.cat([learned, torch.stack([compute, memory, roof[:, 2]], dim=1)], dim=1)
 
 
 PAIRS = len(QUANTITIES) + len(RATES) + 1
@@ -149,7 +157,7 @@ def _increasing(x: Tensor) -> Tensor:
     """Apply a convex, a concave and a saturating activation, each to a third of the columns."""
     third = x.shape[1] // 3
     convex, concave, rest = x[:, :third], x[:, third : 2 * third], x[:, 2 * third :]
-    return torch.cat([F.softplus(convex), -F.softplus(-concave), torch.tanh(rest)], dim=1)
+    return torch.cat([F.elu(convex), -F.elu(-concave), F.softsign(rest)], dim=1)
 
 
 def mean_of(models: Sequence[LayerProxyModel], x: Inputs) -> Tensor:

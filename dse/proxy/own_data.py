@@ -19,7 +19,8 @@ def own_layers(folder: Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
     Each machine has a table NAME.parquet and its description NAME.yaml, as `dse proxy measure --table` writes them.
     """
     descriptions = sorted(folder.glob("*.yaml"))
-    devices = read_devices(pd.DataFrame([yaml.safe_load(file.read_text("utf-8"))["device"] for file in descriptions]))
+    known = [yaml.safe_load(file.read_text("utf-8")) for file in descriptions]
+    devices = read_devices(pd.DataFrame([each["device"] | {"kind": each["machine"]["kind"]} for each in known]))
     tables = [read_rows(file.with_suffix(".parquet"), devices=devices) for file in descriptions]
     return read_rows(pd.concat(tables, ignore_index=True), devices=devices), devices
 

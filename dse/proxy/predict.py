@@ -153,7 +153,7 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
     `rows` [N] is in the tidy schema (dse.proxy.columns; what was measured is not needed and not read), `devices` a
     device table (dse.proxy.devices) that describes any device; neither has to be known to the proxy. Returns, one row
     each and in order: latency_ms, latency_low_ms and latency_high_ms (90 % interval), and `outside`: nothing of this
-    vendor, or of this kind of operator, was in the data, so that the interval is a guess.
+    maker, or of this kind of operator, was in the data, so that the interval is a guess.
 
     Raises DseError for bad rows, with their numbers.
     """
@@ -165,7 +165,7 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
             "latency_ms": found.latency_ms,
             "latency_low_ms": found.low_ms,
             "latency_high_ms": found.high_ms,
-            "outside": found.novelty == Novelty.VENDOR,
+            "outside": found.novelty == Novelty.MAKER,
         },
         index=rows.index,
     )
