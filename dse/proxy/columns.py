@@ -79,7 +79,7 @@ COLUMNS: dict[str, Column] = {
     "rows": _shape("rows of an operator that works along rows"),
     "cols": _shape("elements of a row"),
     "inner": _shape("elements that stay neighbours, or lie between two of one result"),
-    "operands": _shape("tensors that are read"),
+    "operands": _shape("tensors that are read", least=0.0),
     "broadcast": _shape("along which of batch (1), rows (2) and cols (4) an operand is repeated", least=0.0),
     "layout": _shape("0: rows without gaps; 1: with gaps; 2: neighbours lie apart", least=0.0),
     "layers": _shape("layers of a recurrent network"),

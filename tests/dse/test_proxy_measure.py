@@ -294,3 +294,25 @@ def test_the_command_refuses_what_it_does_not_know() -> None:
     if not torch.cuda.is_available():
         done = CliRunner().invoke(cli, ["proxy", "measure", "--device", "cuda"])
         assert done.exit_code == 1 and "no GPU" in done.stderr
+
+
+def test_what_ships_is_checked_complete_and_physical() -> None:
+    """The measured tables of dse/proxy/measured: read as any team's rows are, and no product beats its machine."""
+    from dse.proxy.own_data import own_layers, own_models
+    from workloads import catalog
+
+    rows, devices = own_layers()
+    assert len(rows) >= 6000 and set(rows["device"]) == set(devices.index)
+    assert {"fp32", "bf16", "int8"} <= set(rows["dtype"])
+    assert set(SHARES) <= set(rows["op_type"])
+    assert (rows["latency_ms"] > 0).all() and (rows["mem_mb"] * 1e6 >= 0.999 * rows["weight_bytes"]).all()
+    peaks = {"fp32": "peak_fp32_tflops", "bf16": "peak_fp16_tensor_tflops", "int8": "peak_int8_tops"}
+    products = rows[rows["op_type"] == "matmul"]
+    for dtype, column in peaks.items():
+        some = products[products["compute_dtype"] == dtype]
+        reached = some["flops"] / some["latency_ms"] / 1e9
+        assert (reached <= 1.02 * some["device"].astype(str).map(devices[column])).all(), dtype
+    models = own_models()
+    for device, table in models.groupby("device"):
+        assert device in devices.index and sorted(table["model"]) == catalog.names()
+        assert (table["min_ms"] <= table["latency_ms"]).all() and (table["peak_memory_mb"] > 0).all()

@@ -20,7 +20,8 @@ class Operand:
     """A tensor that an operator takes.
 
     `order` lists its axes from the slowest to the fastest in memory (as they stand if empty); `gap` elements that are
-    not read follow each run of the fastest axis; integers are drawn below `high`.
+    not read follow each run of the fastest axis; integers are drawn below `high`; of a table at most `read` elements
+    are looked up.
     """
 
     shape: tuple[int, ...]
@@ -29,11 +30,13 @@ class Operand:
     order: tuple[int, ...] = ()
     gap: int = 0
     high: int = 0
+    read: int | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that reading it moves."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        count = math.prod(self.shape)
+        return (count if self.read is None else min(count, self.read)) * self.dtype.itemsize
 
     @property
     def stored_elements(self) -> int:

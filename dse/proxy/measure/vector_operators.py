@@ -255,7 +255,7 @@ def _short_time(p: Problem, bins: int) -> Operator:
 
 def embedding(p: Problem) -> Operator:
     """Rows of a table."""
-    table = Operand(shape=(p.n, p.cols), dtype=p.dtype, weight=True)
+    table = Operand(shape=(p.n, p.cols), dtype=p.dtype, weight=True, read=p.rows * p.cols)
     indices = Operand(shape=(p.rows,), dtype=torch.int64, high=p.n)
     return Operator(operands=(indices, table), call=F.embedding)
 
