@@ -258,7 +258,7 @@ def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Ar
     _, _, n, k = extents
     groups = get("groups", 1.0)
     columns = [
-        _alignment(n),
+        np.where(np.isfinite(shape["seq_kv"]), 1.0, _alignment(n)),  # a sequence is work, not a width
         _alignment(k),
         get("head_dim") / 128,
         get("kh") / 7,
