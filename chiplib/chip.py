@@ -153,6 +153,9 @@ class ChipType:
     vendor: str = ""
     year: int | None = None
     kind: str = ""  # "gpu", "asic", "chiplet", "edge-npu", ...
+    family: str = ""  # microarchitecture: "Hopper"
+    die: str = ""  # "GH100"
+    measured_as: str = ""  # its name in tables of measured operators, by which the layer proxy knows it
     price_usd: PositiveNumber | None = (
         None  # market price of a finished part; None: built up from area, yield and memory
     )
