@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dse.proxy.evaluate.splits import has_power
 from dse.proxy.features import CHIP_NAMES, NAMES, Features, features
 from dse.proxy.fit import STANDARD, Recipe, fit_network, sampled
 from dse.proxy.intervals import Widths, novelty
+from dse.proxy.memory import MemoryHead, fit_memory
+from dse.proxy.power import PowerHead, fit_power
 from dse.proxy.predict import LayerProxy
 from dse.proxy.vocabulary import Vocabulary
 
@@ -26,6 +29,12 @@ FOLD_STEPS = 0.4
 
 HELD_OUT = 0.05
 """Share of rows of known devices that such a network does not see either."""
+
+LEAST_ROWS = 100
+"""Rows with a measured power, or memory, from which on it is fitted."""
+
+HEAD_STEPS = 3000
+"""Training steps of the networks of power and of memory where those of latency have as many as in STANDARD."""
 
 Progress = Callable[[str, float], None]
 """Told what is being fitted and which share of all work is done."""
@@ -83,9 +92,42 @@ def fit_proxy(
                     }
                 )
             )
+    progress("power and memory", done / work)
+    steps = max(1, HEAD_STEPS * recipe.steps // STANDARD.steps)
+    power, power_card = _power(rows, devices, seed, steps)
+    memory, memory_card = _memory(rows, devices, seed, steps)
     described = {"seed": seed, "recipe": asdict(recipe), "rows": len(rows), "rows_used": len(table), **(card or {})}
+    described |= {"power": power_card, "memory": memory_card}
     widths = _widths(pd.concat(errors)) if errors else Widths.none()
-    return LayerProxy(models=tuple(models), vocabulary=vocabulary, widths=widths, card=described)
+    return LayerProxy(
+        models=tuple(models), vocabulary=vocabulary, widths=widths, card=described, power=power, memory=memory
+    )
+
+
+def _power(rows: pd.DataFrame, devices: pd.DataFrame, seed: int, steps: int) -> tuple[PowerHead | None, dict[str, Any]]:
+    """Fit power to the rows that have one, and tell what of: rows a device, or why there is none."""
+    known = devices["tdp_w"].reindex(rows["device"].astype(object)).notna().to_numpy()
+    measured = rows[has_power(rows) & known]
+    if len(measured) < LEAST_ROWS:
+        return None, {"reason": f"{len(measured)} rows have a power, on a board with a known TDP, of 0.05 ms or more"}
+    log_ms = np.log(measured["latency_ms"].to_numpy(np.float64))
+    watts = measured["power_w"].to_numpy(np.float64)
+    return fit_power(features(measured, devices), log_ms, watts, seed=seed, steps=steps), _rows_a_device(measured)
+
+
+def _memory(
+    rows: pd.DataFrame, devices: pd.DataFrame, seed: int, steps: int
+) -> tuple[MemoryHead | None, dict[str, Any]]:
+    """Fit memory to the rows that have one, and tell what of: rows a device, or why there is none."""
+    measured = rows[rows["mem_mb"].notna()] if "mem_mb" in rows else rows[:0]
+    if len(measured) < LEAST_ROWS:
+        return None, {"reason": f"{len(measured)} rows have a peak memory"}
+    megabytes = measured["mem_mb"].to_numpy(np.float64)
+    return fit_memory(features(measured, devices), megabytes, seed=seed, steps=steps), _rows_a_device(measured)
+
+
+def _rows_a_device(rows: pd.DataFrame) -> dict[str, Any]:
+    return {"rows": {str(name): int(count) for name, count in rows["device"].value_counts().items() if count}}
 
 
 def _folds(rows: Features, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from chiplib.energy import STATIC_SHARE
 from dse.proxy.columns import SHAPES, VECTOR_OPERATORS
 from dse.proxy.devices import MATRIX_PEAKS, matrix_peaks
 
@@ -79,6 +80,7 @@ class Features:
     chip_names: NDArray[np.object_]  # [N, CHIP_NAMES]
     floor: Array32  # [N] log of the least ms that physics allows
     terms: Array32  # [N, 2] logs of the roofline's compute and memory time in ms
+    idle_w: Array32  # [N] power with nothing to do; NaN where the device table has no TDP
 
     def __len__(self) -> int:
         return len(self.work)
@@ -107,6 +109,7 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame) -> Features:
         chip_names=chip_names,
         floor=floor,
         terms=terms,
+        idle_w=idle_power(rows["device"], devices),
     )
 
 
@@ -207,6 +210,15 @@ def chip_rates(
     table = np.stack([column.to_numpy(object) for column in columns], axis=1)
     cache_bytes = _or(devices["l2_mb"].to_numpy(np.float64), 0.0) * 1e6
     return rates, table[row], cache_bytes[row]
+
+
+def idle_power(device: pd.Series[Any], devices: pd.DataFrame) -> Array32:
+    """Return W [N] that each row's device draws with nothing to do: as measured, else STATIC_SHARE of its TDP."""
+    tdp_w = devices["tdp_w"].to_numpy(np.float64)
+    idle_w = np.fmin(devices["idle_w"].fillna(devices["tdp_w"] * STATIC_SHARE).to_numpy(np.float64), tdp_w)
+    idle_w[np.isnan(tdp_w)] = np.nan
+    of_row: Array32 = idle_w[devices.index.get_indexer(pd.Index(_texts(device)))].astype(np.float32)
+    return of_row
 
 
 def physics(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,9 @@ from dse.proxy.devices import read_devices
 from dse.proxy.features import CLASS, NAMES, RATES, WORK, Features, features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty, Widths, novelty
+from dse.proxy.memory import MemoryHead, MemoryModel, least_mb
 from dse.proxy.network import Inputs, LayerProxyModel, Scales
+from dse.proxy.power import PowerHead, PowerModel
 from dse.proxy.vocabulary import Vocabulary
 from dse.store import write_atomically
 
@@ -46,6 +48,8 @@ class LayerPrediction:
     low_ms: Array  # [N] 90 % interval
     high_ms: Array  # [N]
     novelty: NDArray[np.int8]  # [N] codes of Novelty
+    power_w: Array  # [N] of the board; NaN where its TDP is not known, or no power was fitted
+    memory_mb: Array  # [N] most that is held at once; inputs, weights and outputs alone where no memory was fitted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +60,8 @@ class LayerProxy:
     vocabulary: Vocabulary
     widths: Widths
     card: Mapping[str, Any]  # what it was fitted on, how, and when
+    power: PowerHead | None = None
+    memory: MemoryHead | None = None
 
     def log_latency(self, rows: Features) -> Array:
         """Return the ensemble's log latency [N] in log ms."""
@@ -88,7 +94,12 @@ class LayerProxy:
         half = self.widths(rows.names[:, NAMES.index("op_type")], levels)
         low = np.maximum(log_ms - half, rows.floor)
         return LayerPrediction(
-            latency_ms=np.exp(log_ms), low_ms=np.exp(low), high_ms=np.exp(log_ms + half), novelty=levels
+            latency_ms=np.exp(log_ms),
+            low_ms=np.exp(low),
+            high_ms=np.exp(log_ms + half),
+            novelty=levels,
+            power_w=self.power(rows, log_ms) if self.power else np.full(len(rows), np.nan),
+            memory_mb=self.memory(rows) if self.memory else least_mb(rows),
         )
 
     def save(self, path: Path) -> None:
@@ -96,12 +107,19 @@ class LayerProxy:
         tensors = {
             f"{i}.{name}": value for i, model in enumerate(self.models) for name, value in model.state_dict().items()
         }
+        if self.power:
+            for i, power in enumerate(self.power.models):
+                tensors |= {f"power.{i}.{name}": value for name, value in power.state_dict().items()}
+        if self.memory:
+            tensors |= {f"memory.{name}": value for name, value in self.memory.model.state_dict().items()}
         head = {
             "format": FORMAT,
             "models": len(self.models),
             "inputs": {"work": WORK, "class": CLASS, "names": NAMES, "rates": RATES},
             "vocabulary": self.vocabulary.known,
             "widths": {"kinds": self.widths.kinds, "table": self.widths.table.tolist()},
+            "power": self.power and {"models": len(self.power.models), "vocabulary": self.power.vocabulary.known},
+            "memory": self.memory and {"vocabulary": self.memory.vocabulary.known},
             "card": self.card,
         }
         write_atomically(path, save(tensors, metadata={"layer_proxy": json.dumps(head)}))
@@ -123,16 +141,48 @@ class LayerProxy:
         inputs = {"work": [*WORK], "class": [*CLASS], "names": [*NAMES], "rates": [*RATES]}
         if head.get("format") != FORMAT or head.get("inputs") != inputs:
             raise DseError(f"{path}: weights of another version of the layer proxy", "fit them again: dse proxy fit")
-        vocabulary = Vocabulary(known={name: tuple(known) for name, known in head["vocabulary"].items()})
+        vocabulary = _vocabulary(head["vocabulary"])
         widths = Widths(kinds=tuple(head["widths"]["kinds"]), table=np.array(head["widths"]["table"]))
         models = []
         for number in range(head["models"]):
-            state = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
+            state = _part(tensors, f"{number}.")
             scales = Scales(**{name: state[name] for name in ("work_mean", "work_spread", "rates_mean")})
             model = LayerProxyModel(vocabulary.sizes, scales)
             model.load_state_dict(state)
             models.append(model.eval())
-        return cls(models=tuple(models), vocabulary=vocabulary, widths=widths, card=head["card"])
+        return cls(
+            models=tuple(models),
+            vocabulary=vocabulary,
+            widths=widths,
+            card=head["card"],
+            power=_power(head["power"], tensors) if head.get("power") else None,
+            memory=_memory(head["memory"], tensors) if head.get("memory") else None,
+        )
+
+
+def _vocabulary(known: Mapping[str, Sequence[str]]) -> Vocabulary:
+    return Vocabulary(known={name: tuple(texts) for name, texts in known.items()})
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _power(head: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PowerHead:
+    vocabulary, models = _vocabulary(head["vocabulary"]), []
+    for number in range(head["models"]):
+        state = _part(tensors, f"power.{number}.")
+        model = PowerModel(vocabulary, state["mean"], state["spread"])
+        model.load_state_dict(state)
+        models.append(model.eval())
+    return PowerHead(models=tuple(models), vocabulary=vocabulary)
+
+
+def _memory(head: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> MemoryHead:
+    vocabulary = _vocabulary(head["vocabulary"])
+    model = MemoryModel(vocabulary)
+    model.load_state_dict(_part(tensors, "memory."))
+    return MemoryHead(model=model.eval(), vocabulary=vocabulary)
 
 
 _MULTIPLIERS = torch.from_numpy(
@@ -152,8 +202,9 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
 
     `rows` [N] is in the tidy schema (dse.proxy.columns; what was measured is not needed and not read), `devices` a
     device table (dse.proxy.devices) that describes any device; neither has to be known to the proxy. Returns, one row
-    each and in order: latency_ms, latency_low_ms and latency_high_ms (90 % interval), and `outside`: nothing of this
-    maker, or of this kind of operator, was in the data, so that the interval is a guess.
+    each and in order: latency_ms, latency_low_ms and latency_high_ms (90 % interval), power_w and memory_mb (see
+    LayerPrediction), and `outside`: nothing of this maker, or of this kind of operator, was in the data, so that the
+    interval is a guess.
 
     Raises DseError for bad rows, with their numbers.
     """
@@ -165,6 +216,8 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
             "latency_ms": found.latency_ms,
             "latency_low_ms": found.low_ms,
             "latency_high_ms": found.high_ms,
+            "power_w": found.power_w,
+            "memory_mb": found.memory_mb,
             "outside": found.novelty == Novelty.MAKER,
         },
         index=rows.index,

@@ -84,6 +84,7 @@ def chips(seed: int, count: int = 4) -> pd.DataFrame:
             "peak_fp4_tflops": np.nan,
             "peak_bw_gbs": np.exp(draw.uniform(np.log(100), np.log(5000), count)),
             "tdp_w": draw.uniform(70, 1000, count),
+            "idle_w": np.nan,
             "l2_mb": draw.uniform(2, 100, count),
         },
         index=pd.Index(names, name="device"),

@@ -1,0 +1,125 @@
+"""Memory of the layer proxy: the most that an operator holds at once, its inputs, weights and outputs included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dse.proxy.columns import DTYPES
+from dse.proxy.descent import descend, word_tables
+from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, WORK, Features
+from dse.proxy.vocabulary import Vocabulary
+
+Array = NDArray[np.float64]
+
+WORDS = ("op_type", "op_name", "dtype")
+"""Names that tell of memory."""
+
+BUFFERS = ("in", "out", "larger", "weights", "unfolded", "unfolded_image", "blocked_out", "kilobyte")
+"""What an operator may hold a copy of: its inputs, its outputs, the larger of them, its weights, the left matrix of its
+product (a convolution's unfolded input, of all images or of one), its output in blocks of BLOCK channels, and 1 kB."""
+
+BLOCK = 16
+"""Channels to which libraries pad a blocked layout: one AVX-512 register of fp32 (oneDNN's nChw16c)."""
+
+STEPS = 3000
+WIDTH = 64
+
+
+class MemoryModel(nn.Module):
+    """Workspace of a layer over its bytes: so many copies of each of BUFFERS, at least none.
+
+    How many is a network's answer to the layer's class, and does not depend on its size; buffers only grow with it. So
+    no prediction is below inputs, weights and outputs, and more work never takes less memory.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, width: int = WIDTH) -> None:
+        super().__init__()
+        self.words = word_tables([vocabulary.sizes[name] for name in WORDS], width)
+        self.numbers = nn.Linear(len(CLASS) + 1, width)
+        self.hidden = nn.Linear(width, width)
+        self.copies = nn.Linear(width, len(BUFFERS))
+        nn.init.constant_(self.copies.bias, -2.0)
+
+    def forward(self, shape_class: Tensor, names: Tensor, buffers: Tensor) -> Tensor:
+        """Return workspace / bytes [N] from class [N, CLASS + 1], codes [N, WORDS] and buffers / bytes [N, BUFFERS]."""
+        first = self.numbers(shape_class)
+        for column, table in enumerate(self.words):
+            first = first + table(names[:, column])
+        first = F.silu(first)
+        copies = F.softplus(self.copies(first + F.silu(self.hidden(first))), beta=4.0)
+        return (copies * buffers).sum(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryHead:
+    """A fitted network, and the names that it knows."""
+
+    model: MemoryModel
+    vocabulary: Vocabulary
+
+    def __call__(self, rows: Features) -> Array:
+        """Return peak memory [N] in MB.
+
+        What workspace an operator takes depends on the library, which differs by maker (and kind) of chip. For a maker
+        without measurements it is inputs, weights and outputs alone: the least that it can be.
+        """
+        moved_mb = least_mb(rows)
+        shape_class, names, buffers = _inputs(rows, self.vocabulary)
+        _, chips = self.vocabulary.codes(rows)
+        with torch.inference_mode():
+            workspace = self.model(shape_class, names, buffers).double().numpy()
+        memory: Array = moved_mb * (1.0 + np.where(chips[:, CHIP_NAMES.index("maker")] > 0, workspace, 0.0))
+        return memory
+
+
+def least_mb(rows: Features) -> Array:
+    """Return the MB [N] of inputs, weights and outputs, which no prediction is below."""
+    moved: Array = np.exp(rows.work[:, WORK.index("bytes")].astype(np.float64)) / 1e6
+    return moved
+
+
+def fit_memory(rows: Features, memory_mb: Array, *, seed: int, steps: int = STEPS) -> MemoryHead:
+    """Fit measured peak memory [N] in MB; the loss is the mean absolute error of its log."""
+    vocabulary = Vocabulary.of(rows)
+    torch.manual_seed(seed)
+    model = MemoryModel(vocabulary)
+    shape_class, names, buffers = _inputs(rows, vocabulary)
+    target = torch.from_numpy(np.log(memory_mb / least_mb(rows)).astype(np.float32))
+
+    def loss_of(batch: Tensor) -> Tensor:
+        return (torch.log1p(model(shape_class[batch], names[batch], buffers[batch])) - target[batch]).abs().mean()
+
+    descend(model, loss_of, len(rows), steps=steps, seed=seed)
+    return MemoryHead(model=model, vocabulary=vocabulary)
+
+
+def _inputs(rows: Features, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+    """Return class [N, CLASS + 1] (the last: one image or sequence alone), codes [N, WORDS], buffers / bytes."""
+    alone = rows.work[:, WORK.index("batch")] < np.log(1.5)
+    names, _ = vocabulary.codes(rows)
+    return (
+        torch.from_numpy(np.concatenate([rows.shape_class, alone[:, None].astype(np.float32)], axis=1)),
+        torch.from_numpy(names[:, [NAMES.index(name) for name in WORDS]]),
+        torch.from_numpy(buffers_of(rows).astype(np.float32)),
+    )
+
+
+def buffers_of(rows: Features) -> Array:
+    """Return BUFFERS over the bytes of inputs, weights and outputs [N, BUFFERS]."""
+    work = {name: np.exp(rows.work[:, column].astype(np.float64)) for column, name in enumerate(WORK)}
+    dtypes, place = np.unique(rows.names[:, NAMES.index("dtype")].astype(str), return_inverse=True)
+    size = np.array([DTYPES[name].activation for name in dtypes])[place]
+    results = work["products"] * work["m"] * work["n"] * size
+    blocked = results * np.ceil(work["n"] / BLOCK) * BLOCK / work["n"]
+    unfolded = work["products"] * work["m"] * work["k"] * size
+    inputs = np.maximum(work["activation_bytes"] - results, 0.0)
+    columns = [inputs, results, np.maximum(inputs, results), work["weight_bytes"] - 1.0]
+    columns += [unfolded, unfolded / work["batch"], blocked, np.full(len(rows), 1e3)]
+    shares: Array = np.stack(columns, axis=1) / work["bytes"][:, None]
+    return shares
