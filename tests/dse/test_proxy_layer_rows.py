@@ -14,7 +14,7 @@ import workloads
 from dse.proxy.columns import OPERATORS
 from dse.proxy.layer_rows import LAYER_COLUMNS, causal_share, layer_rows
 from dse.proxy.measure.operators import operator
-from dse.proxy.measure.shapes import traced_flops
+from dse.proxy.measure.shapes import traced
 from workloads import catalog
 
 UNTOLD = 0.02
@@ -57,7 +57,7 @@ def test_the_tracer_counts_of_an_operator_alone_what_it_counted_in_the_model(tab
     _, table = tables[name]
     largest = table.sort_values("bytes").drop_duplicates(["op_type", "op_name"], keep="last")
     for row in largest.to_dict("records"):
-        assert traced_flops(operator(row)) == row["flops"], row
+        assert traced(operator(row)).flops == row["flops"], row
 
 
 def test_rows_of_a_training_step(tables) -> None:

@@ -16,7 +16,7 @@ from dse.proxy.columns import SHAPES
 from dse.proxy.layer_rows import Row, causal_share, compute_type, layer_rows
 from dse.proxy.measure.operators import Operator, operator
 from dse.proxy.measure.templates import TEMPLATES
-from workloads import catalog, load, trace
+from workloads import WorkloadGraph, catalog, load, trace
 
 LIMIT_BYTES = 1e9
 LIMIT_S = 0.5
@@ -66,10 +66,10 @@ class OperatorModule(nn.Module):
         return self.op.call(*(next(held if operand.weight else given) for operand in self.op.operands))
 
 
-def traced_flops(op: Operator) -> int:
-    """Return the operations that the tracer counts of an operator."""
+def traced(op: Operator) -> WorkloadGraph:
+    """Return an operator as the tracer sees it."""
     inputs = tuple(operand.empty("meta") for operand in op.operands if not operand.weight)
-    return trace(OperatorModule(op), inputs, name="operator", cache=False).flops
+    return trace(OperatorModule(op), inputs, name="operator", cache=False)
 
 
 def template_rows() -> list[Row]:
@@ -79,7 +79,7 @@ def template_rows() -> list[Row]:
         row = {"dtype": "fp32", "compute_dtype": "fp32", "layout": 0, **template}
         op = _with_optional(row, weights=True, all_of_them="attn" not in row["op_type"])
         row |= _bytes_of(op)
-        row["flops"] = traced_flops(op)
+        row["flops"] = traced(op).flops
         if row["op_type"] == "attn_prefill":
             row["flops"] *= causal_share(row["seq_q"], row["seq_kv"])
         rows.append(row)
