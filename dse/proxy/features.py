@@ -98,7 +98,7 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame) -> Features:
     kind = names["op_type"]
     flops, moved = rows["flops"].to_numpy(np.float64), rows["bytes"].to_numpy(np.float64)
     weights = rows["weight_bytes"].to_numpy(np.float64)
-    rates, chip_names, cache_bytes = chip_rates(rows["device"], names["compute_dtype"], devices)
+    rates, chips, cache_bytes = chip_rates(rows["device"], names["compute_dtype"], devices)
     extents = matrix_extents(kind, shape)
     floor, terms = physics(kind, shape, flops, moved, rates, cache_bytes)
     return Features(
@@ -106,7 +106,7 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame) -> Features:
         shape_class=_shape_class(shape, extents),
         names=np.stack([names[name] for name in NAMES], axis=1),
         rates=np.log(rates).astype(np.float32),
-        chip_names=chip_names,
+        chip_names=chips,
         floor=floor,
         terms=terms,
         idle_w=idle_power(rows["device"], devices),

@@ -23,9 +23,9 @@ LEAST_ROWS = 200
 class Novelty(IntEnum):
     """What of a row the proxy has not seen: each value holds for what is less known than the one before."""
 
-    KNOWN = 0  # the device with this software
-    SOFTWARE = 1  # the framework is new, the device known
-    DEVICE = 2  # another device of the same die is known
+    KNOWN = 0  # the device with this framework
+    SOFTWARE = 1  # the device with another version of the framework
+    DEVICE = 2  # another device of the same die, with the same library; as the next two
     DIE = 3  # other chips of the family are known
     FAMILY = 4  # other chips of the maker (vendor and kind of chip) are known
     MAKER = 5  # nothing of this maker is known, or nothing of this operator: outside of the data
@@ -35,7 +35,7 @@ class Novelty(IntEnum):
         """As reports say it."""
         return (
             "known device",
-            "new software on a known device",
+            "new framework version on a known device",
             "new device of a known die",
             "new die of a known family",
             "new family of a known maker",

@@ -13,7 +13,12 @@ from dse.proxy.features import CHIP_NAMES, NAMES, Features
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """The texts of training rows, by column of NAMES and CHIP_NAMES. A text's number is its place plus one; 0: new."""
+    """The texts of training rows, by column of NAMES and CHIP_NAMES. A text's number is its place plus one; 0: new.
+
+    But for the maker, a chip's names are known with a library: what one library's kernels make of a die says little of
+    another's. With names of the die alone a V100, known from one framework, was predicted worse for another than a chip
+    that is not known at all.
+    """
 
     known: dict[str, tuple[str, ...]]
 
@@ -21,7 +26,7 @@ class Vocabulary:
     def of(cls, features: Features) -> Vocabulary:
         """Return the vocabulary of training rows."""
         columns = {name: features.names[:, i] for i, name in enumerate(NAMES)}
-        columns |= {name: features.chip_names[:, i] for i, name in enumerate(CHIP_NAMES)}
+        columns |= dict(zip(CHIP_NAMES, _with_library(features), strict=True))
         return cls(known={name: tuple(sorted(pd.unique(texts))) for name, texts in columns.items()})
 
     @property
@@ -32,10 +37,22 @@ class Vocabulary:
     def codes(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of each row's names [N, NAMES] and chip names [N, CHIP_NAMES]."""
         names = [self._numbers(name, features.names[:, i]) for i, name in enumerate(NAMES)]
-        chips = [self._numbers(name, features.chip_names[:, i]) for i, name in enumerate(CHIP_NAMES)]
+        chips = [self._numbers(*column) for column in zip(CHIP_NAMES, _with_library(features), strict=True)]
         return np.stack(names, axis=1), np.stack(chips, axis=1)
 
     def _numbers(self, column: str, texts: NDArray[np.object_]) -> NDArray[np.int64]:
         codes, uniques = pd.factorize(texts)
         numbers: NDArray[np.int64] = (pd.Index(self.known[column]).get_indexer(pd.Index(uniques)) + 1)[codes]
         return numbers
+
+
+def _with_library(features: Features) -> list[NDArray[np.object_]]:
+    """Return the columns of chip names [N], all but the maker's followed by the row's library."""
+    library_codes, libraries = pd.factorize(features.names[:, NAMES.index("library")])
+    columns = [features.chip_names[:, 0]]
+    for column in range(1, len(CHIP_NAMES)):
+        codes, texts = pd.factorize(features.chip_names[:, column])
+        pairs, unique = pd.factorize(codes * len(libraries) + library_codes)
+        both = [f"{texts[pair // len(libraries)]} {libraries[pair % len(libraries)]}" for pair in unique]
+        columns.append(np.array(both, object)[pairs])
+    return columns
