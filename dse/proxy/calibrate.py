@@ -2,15 +2,14 @@
 
 Every time under a network's soft maximum (LayerProxyModel.times) is shifted by a constant of the log: one part is the
 device's, one the operator kind's, one that of framework and kind. So an operator that memory binds is corrected by what
-memory-bound rows told. Shifts are constants of the class: a calibrated proxy grows with work, falls with chip rates and
-stays above the floor of physics, as the network does.
+memory-bound rows told. And an embedding of the chip is added to what the network knows of it by name. All are constants
+of the class: a calibrated proxy grows with work, falls with chip rates and stays above the floor of physics, as the
+network does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,33 +18,33 @@ from numpy.typing import NDArray
 
 from chiplib.validation import did_you_mean
 from dse.errors import DseError
-from dse.proxy.calibration import Calibration, Cell, Key, Shifts, fingerprint
+from dse.proxy.calibration import Calibration, Cell, Key, Shifts, fingerprint, keys_of, shifted
 from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
-from dse.proxy.features import NAMES, Features, features
+from dse.proxy.features import NAMES, features
 from dse.proxy.fit import inputs_of, sampled
 from dse.proxy.intervals import COVERAGE, novelty
-from dse.proxy.network import SHARPNESS
+from dse.proxy.network import SHARPNESS, TERMS, Inputs, LayerProxyModel
 from dse.proxy.predict import LayerProxy
 
 Array = NDArray[np.float64]
-Name = TypeVar("Name", str, Key)
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
     """Standard deviations that are expected before any row of the chip is seen, in log units.
 
-    Of a grid, those with the least median error on rows of A100-SXM4, H200 and V100-PCIe that calibration had not seen
-    (10 rows a framework and kind, each device left out of its network). The optimum is flat: half or twice any one of
-    them costs at most 0.3 points of error.
+    Of a grid, those with the least median error on rows of H200, B200, A100-SXM4 and V100-PCIe that calibration had not
+    seen (10 rows a framework and kind, each device left out of its network). The optimum is flat: half or twice any one
+    of them costs at most 0.3 points of error.
     """
 
     device: float = 0.2  # of a shift of a term, for all rows of the device
     kind: float = 0.1  # beyond that, for an operator kind
     cell: float = 0.15  # beyond that, for a framework and kind
-    noise: float = 0.12  # of a row
-    noise_rows: float = 4.0  # rows of a cell that the noise is worth
+    embedding: float = 0.3  # of each number of the chip's embedding
+    noise: float = 0.1  # of a row
 
 
 PRIOR = Prior()
@@ -53,18 +52,61 @@ PRIOR = Prior()
 ROWS_A_CELL = 100
 """Most rows of a framework and kind that are used; others that are given add nothing but time."""
 
-OUTLIER = 1.5
-"""Residuals of more noise than this have a smaller weight (P. Huber, "Robust estimation of a location parameter", 1964,
-where 1.5 keeps 96 % of the efficiency on normal residuals)."""
+OUTLIER = 1.0
+"""Residuals of more noise than this weigh less (P. Huber, "Robust estimation of a location parameter", 1964)."""
 
-ROUNDS = 12
-"""Linearisations of the soft maximum; the last changes shifts by less than 0.001."""
+ROUNDS, STEP = 10, 0.7
+"""Linearisations of a network, and the part of the way to the optimum of each that is gone."""
+
+FOLDS = 10
+"""Parts that the rows of each cell are dealt into, and which are left out in turn: one row of cells of 10 and less."""
+
+SPREAD_ROWS = 4.0
+"""Rows that the spread of all cells together is worth in the spread of one."""
 
 PRIOR_ROWS = 5.0
 """Rows that the width of the uncalibrated interval is worth, where it is blended with what the rows tell."""
 
+LEAST_SPREAD = 0.01
+"""Of a cell: repeats of one measurement differ as much."""
+
 MAD = 1.4826
 """Standard deviation of a normal variable over its median absolute deviation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """N rows of the device."""
+
+    inputs: Inputs
+    latency: Array  # [N] log ms
+    cells: list[Key]
+    cell: Places  # [N] into cells
+    kinds: list[str]
+    kind: Places  # [N] into kinds
+
+    def some(self, rows: NDArray[np.bool_]) -> _Measured:
+        return _Measured(
+            inputs=self.inputs[torch.from_numpy(rows)],
+            latency=self.latency[rows],
+            cells=self.cells,
+            cell=self.cell[rows],
+            kinds=self.kinds,
+            kind=self.kind[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """What is found for one network: shifts of T terms and an embedding."""
+
+    common: Array  # [T]
+    kinds: Array  # [kinds, T]
+    cells: Array  # [cells, T]
+    embedding: Array  # [width]
+
+    def log_ms(self, model: LayerProxyModel, rows: _Measured) -> Array:
+        return shifted(model, rows.inputs, self.common + self.kinds[rows.kind] + self.cells[rows.cell], self.embedding)
 
 
 def calibrate(
@@ -72,11 +114,9 @@ def calibrate(
 ) -> Calibration:
     """Calibrate `proxy` to `device` by the tidy `rows` [N] measured on it; rows of other devices are left aside.
 
-    Of a framework and kind with more than ROWS_A_CELL rows, as many are drawn by `seed`.
-
-    The shifts are the most probable ones: normal priors at three levels (Prior; empirical Bayes), a noise a cell, and
-    Huber's weights against outliers. Errors and widths to expect are of rows left out one by one, in closed form (C.
-    Rasmussen, C. Williams, "Gaussian Processes for Machine Learning", 2006, equation 5.12).
+    Of a framework and kind with more than ROWS_A_CELL rows, as many are drawn by `seed`. Shifts and embedding are the
+    most probable ones: normal priors (Prior; empirical Bayes), normal noise, Huber's weights against outliers. Errors
+    and intervals to expect are of rows left out in turn (FOLDS).
 
     Raises DseError for bad rows, with their numbers, and where none is of the device.
     """
@@ -88,151 +128,128 @@ def calibrate(
         raise DseError(f"no row is of device {device!r}", f"rows are of other devices: {hint}")
     own = own.iloc[sampled(own, cap=ROWS_A_CELL, seed=seed)]
     found = features(own, table)
-    latency = np.log(own["latency_ms"].to_numpy(np.float64))
-    keys = keys_of(found)
-    fits = [_fit(log_times, latency, keys, prior) for log_times in times_of_networks(proxy, found)]
-    before = latency - proxy.log_latency(found)
-    left_out = np.mean([fit.left_out for fit in fits], axis=0)
-    moved = np.mean([fit.moved for fit in fits], axis=0)
-    kinds, cells = sorted({kind for _, kind in keys}), sorted(set(keys))
-    widths = _widths(proxy, found, keys, left_out, prior)
+    cells, cell = keys_of(found)
+    kinds = sorted({kind for _, kind in cells})
+    measured = _Measured(
+        inputs=inputs_of(found, proxy.vocabulary),
+        latency=np.log(own["latency_ms"].to_numpy(np.float64)),
+        cells=cells,
+        cell=cell,
+        kinds=kinds,
+        kind=np.array([kinds.index(kind) for _, kind in cells])[cell],
+    )
+    said = proxy.log_latency(found)
+    fits = [_fit(model, measured, prior) for model in proxy.models]
+    moved = _mean(proxy, fits, measured) - said
+    left_out = _left_out(proxy, measured, said, prior, seed)
+    known = proxy.widths(found.names[:, NAMES.index("op_type")], novelty(found, proxy.vocabulary))
+    widths = _widths(left_out, cell, known)
     return Calibration(
         device=device,
         weights=fingerprint(proxy),
-        common=_stack([fit.device for fit in fits]),
-        kinds={kind: _stack([fit.kinds[kind] for fit in fits]) for kind in kinds},
+        embedding=_plain([fit.embedding for fit in fits]),
+        common=_plain([fit.common for fit in fits]),
+        kinds={kind: _plain([fit.kinds[place] for fit in fits]) for place, kind in enumerate(kinds)},
         cells=tuple(
             Cell(
-                framework=cell[0],
-                op_type=cell[1],
-                rows=int((of_cell := _of(keys, cell)).sum()),
-                offset=float(np.median(moved[of_cell])),
-                error_before=_error(before[of_cell]),
-                error_after=_error(left_out[of_cell]),
-                half_width=widths[cell],
-                shifts=_stack([fit.cells[cell] for fit in fits]),
+                framework=framework,
+                op_type=op_type,
+                rows=int((cell == place).sum()),
+                offset=float(np.median(moved[cell == place])),
+                error_before=_error((said - measured.latency)[cell == place]),
+                error_after=_error(left_out[cell == place]),
+                half_width=float(widths[place]),
+                shifts=_plain([fit.cells[place] for fit in fits]),
             )
-            for cell in cells
+            for place, (framework, op_type) in enumerate(cells)
         ),
-        error_before=_error(before),
+        error_before=_error(said - measured.latency),
         error_after=_error(left_out),
     )
 
 
-def keys_of(rows: Features) -> list[Key]:
-    """Return (framework, op_type) of each row."""
-    columns = (rows.names[:, NAMES.index(name)].tolist() for name in ("framework", "op_type"))
-    return list(zip(*columns, strict=True))
+def _fit(model: LayerProxyModel, rows: _Measured, prior: Prior) -> _Fit:
+    """Find the most probable shifts and embedding by Gauss-Newton.
 
-
-def times_of_networks(proxy: LayerProxy, rows: Features) -> list[Array]:
-    """Return logs of the times [N, TERMS + 3] under the soft maximum, of each network."""
-    inputs = inputs_of(rows, proxy.vocabulary)
-    with torch.inference_mode():
-        return [
-            model.times(inputs, model.classes(inputs.shape_class, inputs.names, inputs.chip_names)).double().numpy()
-            for model in proxy.models
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fit:
-    """The shifts of one network, and what they do to the calibrating rows."""
-
-    device: Array  # [T]
-    kinds: dict[str, Array]  # [T] each
-    cells: dict[Key, Array]  # [T] each
-    moved: Array  # [N] change of log latency
-    left_out: Array  # [N] log of measured over predicted, each row left out of its own prediction
-
-
-def _fit(log_times: Array, latency: Array, keys: list[Key], prior: Prior) -> _Fit:
-    """Find the most probable shifts by Gauss-Newton: the shares of the soft maximum are its derivative by shifts.
-
-    With shares w_i, shifts of normal priors make residuals a Gaussian process whose covariance is
-    w_i . w_j (device^2 + kind^2 [same kind] + cell^2 [same cell]).
+    Of parameters with normal priors, the residuals of a linear model are a Gaussian process (C. Rasmussen, C. Williams,
+    "Gaussian Processes for Machine Learning", 2006, section 2.1). Here, with shares w_i of the soft maximum and slopes
+    j_i by the embedding, its covariance is w_i . w_j (device^2 + kind^2 [same kind] + cell^2 [same cell]) +
+    j_i . j_j embedding^2: one system of as many equations as rows.
     """
-    cells, cell = _codes(keys)
-    kinds, kind = _codes([op_type for _, op_type in keys])
-    covariance = prior.device**2 + prior.kind**2 * _same(kind) + prior.cell**2 * _same(cell)
-    start, _ = soft_maximum(log_times)
-    shift = np.zeros_like(log_times)  # [N, T] of each row
-    for _ in range(ROUNDS):
-        predicted, shares = soft_maximum(log_times + shift)
-        error = latency - predicted
-        noise = _noise(error, cell, prior)
-        noise_variance = noise**2 * np.maximum(1.0, np.abs(error) / (OUTLIER * noise))
-        inverse = np.linalg.inv(covariance * (shares @ shares.T) + np.diag(noise_variance))
-        pull = inverse @ (error + (shares * shift).sum(1))  # [N]
-        weighted = shares * pull[:, None]
-        shift = covariance @ weighted
-    return _Fit(
-        device=prior.device**2 * weighted.sum(0),
-        kinds={name: prior.kind**2 * weighted[kind == place].sum(0) for place, name in enumerate(kinds)},
-        cells={name: prior.cell**2 * weighted[cell == place].sum(0) for place, name in enumerate(cells)},
-        moved=soft_maximum(log_times + shift)[0] - start,
-        left_out=pull / np.diag(inverse),
+    of_kind, of_cell = (
+        (places[None] == np.arange(count)[:, None]).astype(np.float64)
+        for places, count in ((rows.kind, len(rows.kinds)), (rows.cell, len(rows.cells)))
     )
+    kinds, cells = np.zeros((len(rows.kinds), TERMS + 3)), np.zeros((len(rows.cells), TERMS + 3))
+    common, embedding = np.zeros(TERMS + 3), np.zeros(model.hidden.in_features)
+    alike = prior.device**2 + prior.kind**2 * of_kind.T @ of_kind + prior.cell**2 * of_cell.T @ of_cell
+    for _ in range(ROUNDS):
+        shift = common + kinds[rows.kind] + cells[rows.cell]
+        log_ms, shares, slopes = _linear(model, rows.inputs, shift, embedding)
+        error = rows.latency - log_ms
+        noise = prior.noise**2 * np.maximum(1.0, np.abs(error) / (OUTLIER * prior.noise))
+        covariance = alike * (shares @ shares.T) + prior.embedding**2 * slopes @ slopes.T
+        pull = np.linalg.solve(covariance + np.diag(noise), error + (shares * shift).sum(1) + slopes @ embedding)
+        weighted = shares * pull[:, None]
+        common = common + STEP * (prior.device**2 * weighted.sum(0) - common)
+        kinds = kinds + STEP * (prior.kind**2 * of_kind @ weighted - kinds)
+        cells = cells + STEP * (prior.cell**2 * of_cell @ weighted - cells)
+        embedding = embedding + STEP * (prior.embedding**2 * pull @ slopes - embedding)
+    return _Fit(common=common, kinds=kinds, cells=cells, embedding=embedding)
 
 
-def soft_maximum(log_times: Array) -> tuple[Array, Array]:
-    """Return the soft maximum [N] of log times [N, T] and the share [N, T] of each."""
-    highest = log_times.max(axis=1, keepdims=True)
-    powers = np.exp(SHARPNESS * (log_times - highest))
-    total = powers.sum(axis=1, keepdims=True)
-    return (highest + np.log(total) / SHARPNESS)[:, 0], powers / total
+def _linear(model: LayerProxyModel, x: Inputs, shift: Array, embedding: Array) -> tuple[Array, Array, Array]:
+    """Return log latency [N] before the floor, and its slopes by shifts [N, T] and by the embedding [N, width]."""
+    chip = torch.from_numpy(np.tile(embedding.astype(np.float32), (len(shift), 1))).requires_grad_()
+    terms = torch.from_numpy(shift.astype(np.float32)).requires_grad_()
+    times = model.times(x, model.classes(x.shape_class, x.names, x.chip_names, chip)) + terms
+    log_ms = torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS
+    slopes = torch.autograd.grad(log_ms.sum(), (terms, chip))
+    shares, by_chip = (slope.double().numpy() for slope in slopes)
+    return log_ms.detach().double().numpy(), shares, by_chip
 
 
-def _noise(error: Array, cell: NDArray[np.int64], prior: Prior) -> Array:
-    """Return the standard deviation [N] of each row's noise: that of its cell, robust, shrunk towards the prior's."""
-    noise = np.empty(len(error))
-    for place in np.unique(cell):
-        rows = cell == place
-        spread, count = MAD * np.median(np.abs(error[rows])), rows.sum()
-        variance = (prior.noise_rows * prior.noise**2 + count * spread**2) / (prior.noise_rows + count)
-        noise[rows] = np.sqrt(variance)
-    return noise
+def _mean(proxy: LayerProxy, fits: list[_Fit], rows: _Measured) -> Array:
+    mean: Array = np.mean([fit.log_ms(model, rows) for fit, model in zip(fits, proxy.models, strict=True)], axis=0)
+    return mean
 
 
-def _widths(proxy: LayerProxy, rows: Features, keys: list[Key], left_out: Array, prior: Prior) -> dict[Key, float]:
+def _left_out(proxy: LayerProxy, rows: _Measured, said: Array, prior: Prior, seed: int) -> Array:
+    """Return log errors [N] of rows, each predicted by a calibration without its part of the rows."""
+    shuffled = np.random.default_rng(seed).permutation(len(rows.cell))
+    fold = np.empty(len(shuffled), np.int64)
+    fold[shuffled] = pd.Series(rows.cell[shuffled]).groupby(rows.cell[shuffled]).cumcount().to_numpy() % FOLDS
+    log_ms = said.copy()  # as long as there is nothing to calibrate by
+    for part in np.unique(fold):
+        out = fold == part
+        if not out.all():
+            fits = [_fit(model, rows.some(~out), prior) for model in proxy.models]
+            log_ms[out] = _mean(proxy, fits, rows.some(out))
+    return log_ms - rows.latency
+
+
+def _widths(left_out: Array, cell: Places, known: Array) -> Array:
     """Return the half width of 90 % intervals of log latency of each cell.
 
     Split conformal prediction on left-out errors, each over its cell's spread: few rows a cell, but together enough for
-    a quantile. The uncalibrated width weighs in as PRIOR_ROWS rows.
+    a quantile. The `known` widths [N] of the uncalibrated proxy weigh in as PRIOR_ROWS rows.
     """
-    cells, cell = _codes(keys)
-    spread = _noise(left_out, cell, prior)
-    scores = np.sort(np.abs(left_out) / spread)
-    place = int(np.ceil(COVERAGE * (len(scores) + 1))) - 1
-    quantile = scores[min(place, len(scores) - 1)]
-    before = proxy.widths(rows.names[:, NAMES.index("op_type")], novelty(rows, proxy.vocabulary))
-    widths = {}
-    for number, name in enumerate(cells):
-        of_cell = cell == number
-        told, known = quantile * spread[of_cell][0], float(before[of_cell].max())
-        share = of_cell.sum() / (of_cell.sum() + PRIOR_ROWS) if known > 0 else 1.0
-        widths[name] = float(share * told + (1 - share) * known)
+    rows, typical = np.bincount(cell), MAD * np.median(np.abs(left_out))
+    own = np.array([MAD * np.median(np.abs(left_out[cell == place])) for place in range(len(rows))])
+    spread = np.sqrt((SPREAD_ROWS * typical**2 + rows * own**2) / (SPREAD_ROWS + rows))
+    spread = np.maximum(spread, LEAST_SPREAD)
+    scores = np.sort(np.abs(left_out) / spread[cell])
+    quantile = scores[min(int(np.ceil(COVERAGE * (len(scores) + 1))), len(scores)) - 1]
+    before = np.array([known[cell == place].max() for place in range(len(rows))])
+    share = np.where(before > 0, rows / (rows + PRIOR_ROWS), 1.0)
+    widths: Array = share * max(quantile, 1.0) * spread + (1 - share) * before
     return widths
 
 
-def _codes(names: Sequence[Name]) -> tuple[list[Name], NDArray[np.int64]]:
-    known = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    return list(known), np.array([known[name] for name in names])
-
-
-def _of(keys: list[Key], cell: Key) -> NDArray[np.bool_]:
-    return np.array([key == cell for key in keys])
-
-
-def _same(codes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = codes[:, None] == codes[None]
-    return same
-
-
 def _error(log_errors: Array) -> float:
-    """Return the median absolute error in % of logs of measured over predicted."""
-    return float(np.median(np.abs(np.expm1(-log_errors)))) * 100
+    """Return the median absolute error in % of logs of predicted over measured."""
+    return float(np.median(np.abs(np.expm1(log_errors)))) * 100
 
 
-def _stack(parts: list[Array]) -> Shifts:
+def _plain(parts: list[Array]) -> Shifts:
     return tuple(tuple(float(value) for value in part) for part in parts)

@@ -20,7 +20,7 @@ from dse.errors import DseError
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty
-from dse.proxy.network import SHARPNESS, TERMS
+from dse.proxy.network import SHARPNESS, TERMS, Inputs, LayerProxyModel
 from dse.proxy.predict import CHUNK, LayerPrediction, LayerProxy
 from dse.store import write_atomically
 
@@ -63,13 +63,14 @@ class Calibration:
     """What the measured operators of one device tell a layer proxy; see dse.proxy.calibrate.
 
     A term of a network is shifted by `common`, by that of the row's kind, and by that of its framework and kind, as far
-    as they were measured.
+    as they were measured. `embedding` is added to what the network knows of the chip by its names.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 
     device: Annotated[str, MinLen(1)]
     weights: str  # fingerprint of the proxy that it was made for
+    embedding: Shifts  # [networks][width]
     common: Shifts
     kinds: Mapping[str, Shifts]
     cells: Annotated[tuple[Cell, ...], MinLen(1)]
@@ -97,16 +98,17 @@ class Calibration:
                 f"the calibration of {self.device!r} is for other weights ({self.weights}, here {made_for})",
                 "calibrate again: dse proxy calibrate",
             )
-        size = len(proxy.models), TERMS + 3
-        for shifts in (self.common, *self.kinds.values(), *(cell.shifts for cell in self.cells)):
-            if len(shifts) != size[0] or any(len(shift) != size[1] for shift in shifts):
-                raise DseError(
-                    f"the calibration of {self.device!r} has shifts of another size than {size[0]} x {size[1]}",
-                    "calibrate again: dse proxy calibrate",
-                )
+        widths = [model.hidden.in_features for model in proxy.models]
+        parts = (self.common, *self.kinds.values(), *(cell.shifts for cell in self.cells))
+        fits = all([len(shift) for shift in part] == [TERMS + 3] * len(widths) for part in parts)
+        if not fits or [len(vector) for vector in self.embedding] != widths:
+            raise DseError(
+                f"the calibration of {self.device!r} has vectors of another size than the networks",
+                "calibrate again: dse proxy calibrate",
+            )
         others = proxy.calibrations if isinstance(proxy, CalibratedProxy) else {}
-        parts = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
-        return CalibratedProxy(**parts | {"calibrations": {**others, self.device: self}})
+        own = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
+        return CalibratedProxy(**own | {"calibrations": {**others, self.device: self}})
 
     def shifts(self, key: Key) -> Array:
         """Return the shifts [networks, TERMS + 3] of rows of a framework and kind."""
@@ -199,22 +201,19 @@ class CalibratedProxy(LayerProxy):
 
     def _shifted(self, rows: Features, calibration: Calibration) -> Array:
         inputs = inputs_of(rows, self.vocabulary)
-        keys, place = _keys(rows)
-        shifts = torch.from_numpy(np.stack([calibration.shifts(key) for key in keys]).astype(np.float32))
-        total = torch.zeros(len(rows))
-        with torch.inference_mode():
-            for number, model in enumerate(self.models):
-                settings = model.classes(inputs.shape_class, inputs.names, inputs.chip_names)
-                times = model.times(inputs, settings) + shifts[:, number][torch.from_numpy(place)]
-                soft = torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS
-                total += torch.maximum(soft, inputs.floor)
-        mean: Array = (total / len(self.models)).double().numpy()
+        keys, place = keys_of(rows)
+        shifts = np.stack([calibration.shifts(key) for key in keys])[place]
+        logs = [
+            shifted(model, inputs, shifts[:, number], np.array(calibration.embedding[number]))
+            for number, model in enumerate(self.models)
+        ]
+        mean: Array = np.mean(logs, axis=0)
         return mean
 
     def predict(self, rows: Features) -> LayerPrediction:
         """Predict rows; those of a measured device, framework and kind have the interval that was measured."""
         plain = super().predict(rows)
-        keys, place = _keys(rows)
+        keys, place = keys_of(rows)
         device = rows.chip_names[:, CHIP_NAMES.index("device")]
         half = np.full(len(rows), np.nan)
         for name, calibration in self.calibrations.items():
@@ -231,9 +230,20 @@ class CalibratedProxy(LayerProxy):
         )
 
 
-def _keys(rows: Features) -> tuple[list[Key], NDArray[np.int64]]:
+def keys_of(rows: Features) -> tuple[list[Key], NDArray[np.int64]]:
     """Return the frameworks and kinds of rows, and the place [N] of each row's among them."""
     columns = (rows.names[:, NAMES.index(name)].tolist() for name in ("framework", "op_type"))
     places: dict[Key, int] = {}
     place = np.array([places.setdefault(key, len(places)) for key in zip(*columns, strict=True)], np.int64)
     return list(places), place
+
+
+def shifted(model: LayerProxyModel, inputs: Inputs, shifts: Array, embedding: Array) -> Array:
+    """Return a network's log latency [N], its log times shifted [N, TERMS + 3] and an embedding [width] added."""
+    with torch.inference_mode():
+        chip = torch.from_numpy(embedding.astype(np.float32))[None]
+        settings = model.classes(inputs.shape_class, inputs.names, inputs.chip_names, chip)
+        times = model.times(inputs, settings) + torch.from_numpy(shifts.astype(np.float32))
+        log_ms = torch.maximum(torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS, inputs.floor)
+    found: Array = log_ms.double().numpy()
+    return found

@@ -108,12 +108,19 @@ class LayerProxyModel(nn.Module):
         """Return log latency [N] in log ms."""
         return torch.maximum(self.latency(x, self.classes(x.shape_class, x.names, x.chip_names)), x.floor)
 
-    def classes(self, shape_class: Tensor, names: Tensor, chip_names: Tensor) -> Tensor:
-        """Return the settings [N, S] of rows: what does not depend on their work, nor on the chip's rates."""
+    def classes(
+        self, shape_class: Tensor, names: Tensor, chip_names: Tensor, embedding: Tensor | None = None
+    ) -> Tensor:
+        """Return the settings [N, S] of rows: what does not depend on their work, nor on the chip's rates.
+
+        `embedding` [N or 1, width] stands for a chip beyond its names; see dse.proxy.calibrate.
+        """
         chips = [table(chip_names[:, CHIP_NAMES.index(name)]) for name, table in zip(EMBEDDED, self.chips, strict=True)]
         first = self.numbers(torch.cat([shape_class, *chips], dim=1))
         for i, table in enumerate(self.words):
             first = first + table(names[:, i])
+        if embedding is not None:
+            first = first + embedding
         parts = torch.split(self.settings(F.silu(self.hidden(F.silu(first)))), self.parts, dim=1)
         gain1, shift1, gain2, shift2, pairs, offset, tiles, roof = parts
         settings = [
