@@ -49,6 +49,13 @@ def model_card(proxy: LayerProxy, figures: str = "") -> str:
     lines += ["| operator | " + " | ".join(level.label for level in Novelty) + " |", "|---" * (len(Novelty) + 1) + "|"]
     for kind, widths in zip((*proxy.widths.kinds, "any other"), proxy.widths.table, strict=True):
         lines.append(f"| {kind} | " + " | ".join(f"{exp(width):.2f}" for width in widths) + " |")
+    lines += ["", "## Power and memory", ""]
+    lines += [
+        f"- Power of the board, between idle and TDP: {_told(card['power'])}. Boards differ in sensors and kernels: on "
+        "one that was not measured expect two to five times the error. There is no answer where the TDP is not known.",
+        f"- Peak memory, at least inputs, weights and outputs: {_told(card['memory'])}. Workspace depends on the "
+        "library: for other makers it is those bytes alone.",
+    ]
     lines += ["", "## Limits", ""]
     lines += [
         "- Medians of repeats on otherwise idle devices; no contention, no clock throttling, no fusion beyond what the "
@@ -58,3 +65,10 @@ def model_card(proxy: LayerProxy, figures: str = "") -> str:
         "- A framework that is not known is answered for an average one; versions differ by 20 to 50 % on one chip.",
     ]
     return "\n".join([*lines, "", figures]).rstrip() + "\n"
+
+
+def _told(head: Mapping[str, Any]) -> str:
+    """Say what power or memory was fitted on, or why it was not."""
+    if "reason" in head:
+        return f"not fitted ({head['reason']})"
+    return "fitted on " + ", ".join(f"{count:,} rows of {device}" for device, count in head["rows"].items())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dse.proxy import LayerProxy, fit_proxy, predict_frame
+from dse.proxy.card import described, model_card
 from dse.proxy.features import features
 from dse.proxy.fit import STANDARD
 from dse.proxy.memory import MemoryHead, MemoryModel, fit_memory, least_mb
@@ -95,3 +96,13 @@ def test_a_proxy_keeps_memory_in_its_file_and_says_what_it_was_fitted_on(devices
     assert "0 rows" in without.card["memory"]["reason"]
     least = predict_frame(rows, devices, proxy=without)["memory_mb"]
     assert least.to_numpy() == pytest.approx(rows["bytes"].to_numpy() / 1e6, rel=1e-5)
+
+
+def test_the_model_card_tells_what_power_and_memory_rest_on(devices: pd.DataFrame) -> None:
+    rows = operators(300, 8, list(devices.index))
+    rows = rows.assign(latency_ms=1.0, mem_mb=law(rows))
+    told = described(rows, {})
+    card = model_card(fit_proxy(rows, devices, recipe=SHORT, networks=1, intervals=False, card=told))
+    assert "Power of the board, between idle and TDP: not fitted (0 rows have a power" in card
+    counts = rows["device"].value_counts()
+    assert ", ".join(f"{count} rows of {name}" for name, count in counts.items()) in card
