@@ -23,6 +23,9 @@ WORDS = ("op_type", "op_name", "dtype", "compute_dtype", "framework", "library")
 UTILISATIONS = 3
 """Logs of the roofline's compute and memory time over the latency, and of the latency in ms."""
 
+PARALLEL = ("batch", "heads")
+"""Columns of work that carry over from board to board: problems side by side, which fill a chip or leave parts idle."""
+
 CHUNK = 16384
 """Rows that go through the network at once: their activations stay in the cache."""
 
@@ -56,10 +59,11 @@ class PowerInputs:
 class PowerModel(nn.Module):
     """Power [W] of a layer on a chip: idle + (TDP - idle) x sigmoid(g), for any weights between the two.
 
-    g is a network of how busy the compute units and the memory are, of the latency, and of the layer's class and
-    software: what carries over from board to board. How busy units are counts in shares of what their board can do, so
-    that it also tells the share of its TDP that they draw. The work itself, which tells kernels apart beyond that,
-    counts for boards alone whose power was measured: on another board the same shape runs another kernel.
+    g is a network of how busy the compute units and the memory are, of the latency, of how many problems run side by
+    side, and of the layer's class and software: what carries over from board to board. How busy units are counts in
+    shares of what their board can do, so that it also tells the share of its TDP that they draw. The rest of the work,
+    which tells kernels apart beyond that, counts for boards alone whose power was measured: on another board the same
+    shape runs another kernel.
     """
 
     mean: Tensor
@@ -70,7 +74,7 @@ class PowerModel(nn.Module):
         self.register_buffer("mean", mean)  # of [utilisation, work], [UTILISATIONS + WORK]
         self.register_buffer("spread", spread)
         self.words = word_tables([vocabulary.sizes[name] for name in WORDS], width)
-        self.numbers = nn.Linear(UTILISATIONS + len(CLASS), width)
+        self.numbers = nn.Linear(UTILISATIONS + len(PARALLEL) + len(CLASS), width)
         self.detail = nn.Linear(len(WORK), width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.out = nn.Linear(width, 1)
@@ -78,8 +82,10 @@ class PowerModel(nn.Module):
     def forward(self, x: PowerInputs) -> Tensor:
         """Return power [N] in W."""
         numbers = (torch.cat([x.utilisation, x.work], dim=1) - self.mean) / self.spread
-        first = self.numbers(torch.cat([numbers[:, :UTILISATIONS], x.shape_class], dim=1))
-        first = first + x.known[:, None] * self.detail(numbers[:, UTILISATIONS:])
+        busy, work = numbers[:, :UTILISATIONS], numbers[:, UTILISATIONS:]
+        parallel = [work[:, [WORK.index(name)]] for name in PARALLEL]
+        first = self.numbers(torch.cat([busy, *parallel, x.shape_class], dim=1))
+        first = first + x.known[:, None] * self.detail(work)
         for column, table in enumerate(self.words):
             first = first + table(x.names[:, column])
         hidden = F.silu(first)
