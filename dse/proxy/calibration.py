@@ -44,7 +44,7 @@ Percent = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A framework and operator kind that was measured. Errors are median APEs; `after` of rows left out one by one."""
+    """A framework and operator kind that was measured. Errors are median APEs; `after` of rows left out in turn."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 

@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Calibrate the layer proxy to a chip by the few operators of ROWS (5 to 20 a framework and kind).
 
-    Prints how far predictions were off before, and are now on rows left out one by one; and stores what was learned
-    where predictions of the chip find it.
+    Prints how far predictions were off before, and are now on rows left out in turn; and stores what was learned
+    beside the table that describes the chip.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def _show(calibration: Calibration) -> None:
             for cell in calibration.cells
         ],
         title=f"{calibration.device}: {calibration.rows} rows, median error {calibration.error_before:.1f} % before, "
-        f"{calibration.error_after:.1f} % now (rows left out one by one)",
+        f"{calibration.error_after:.1f} % now (rows left out in turn)",
         left=2,
     )
     names = ", ".join(f"{cell.op_type} of {cell.framework} ({cell.rows} rows)" for cell in calibration.widest[:SHOWN])
