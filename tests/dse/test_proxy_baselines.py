@@ -39,6 +39,8 @@ def baseline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("dse.proxy.evaluate.networks.STEPS", 250)
         monkeypatch.setattr("dse.proxy.evaluate.networks.BATCH", 128)
         monkeypatch.setattr("dse.proxy.evaluate.networks.WIDTH", 48)
+    if request.param == "learned":
+        monkeypatch.setattr("dse.proxy.evaluate.learned.STEPS", 250)
     return predictor(request.param)
 
 
@@ -97,8 +99,8 @@ def test_every_baseline_finds_the_law_on_a_device_that_it_knows(baseline: Predic
 
 
 def test_every_baseline_repeats_itself_and_knows_no_order(baseline: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    if baseline.name.endswith("mlp"):
-        monkeypatch.setattr("dse.proxy.evaluate.networks.STEPS", 20)
+    monkeypatch.setattr("dse.proxy.evaluate.networks.STEPS", 20)
+    monkeypatch.setattr("dse.proxy.evaluate.learned.STEPS", 20)
     few = ROWS.iloc[::3]
     first = baseline.fit(few, DEVICES, seed=5).predict(few, DEVICES).latency_ms
     second = baseline.fit(few, DEVICES, seed=5).predict(few.iloc[::-1], DEVICES).latency_ms[::-1]

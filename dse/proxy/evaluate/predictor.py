@@ -61,6 +61,7 @@ PREDICTORS: dict[str, str] = {
     "mlp": "dse.proxy.evaluate.networks:PlainMlp",
     "utilisation-mlp": "dse.proxy.evaluate.networks:UtilisationMlp",
     "boosting": "dse.proxy.evaluate.boosting:Boosting",
+    "learned": "dse.proxy.evaluate.learned:Learned",
 }
 """Name -> file and class, imported when asked for: torch and scikit-learn load only where they are used."""
 
