@@ -34,7 +34,7 @@ LEAST_ROWS = 100
 """Rows with a measured power, or memory, from which on it is fitted."""
 
 HEAD_STEPS = 3000
-"""Training steps of the networks of power and of memory where those of latency have as many as in STANDARD."""
+"""Training steps of the networks of power and of memory, no more than those of latency have."""
 
 Progress = Callable[[str, float], None]
 """Told what is being fitted and which share of all work is done."""
@@ -93,7 +93,7 @@ def fit_proxy(
                 )
             )
     progress("power and memory", done / work)
-    steps = max(1, HEAD_STEPS * recipe.steps // STANDARD.steps)
+    steps = min(HEAD_STEPS, recipe.steps)
     power, power_card = _power(rows, devices, seed, steps)
     memory, memory_card = _memory(rows, devices, seed, steps)
     described = {"seed": seed, "recipe": asdict(recipe), "rows": len(rows), "rows_used": len(table), **(card or {})}
