@@ -33,9 +33,6 @@ HELD_OUT = 0.05
 LEAST_ROWS = 100
 """Rows with a measured power, or memory, from which on it is fitted."""
 
-HEAD_STEPS = 3000
-"""Training steps of the networks of power and of memory, no more than those of latency have."""
-
 Progress = Callable[[str, float], None]
 """Told what is being fitted and which share of all work is done."""
 
@@ -93,9 +90,8 @@ def fit_proxy(
                 )
             )
     progress("power and memory", done / work)
-    steps = min(HEAD_STEPS, recipe.steps)
-    power, power_card = _power(rows, devices, seed, steps)
-    memory, memory_card = _memory(rows, devices, seed, steps)
+    power, power_card = _power(rows, devices, seed, recipe.steps)
+    memory, memory_card = _memory(rows, devices, seed, recipe.steps)
     described = {"seed": seed, "recipe": asdict(recipe), "rows": len(rows), "rows_used": len(table), **(card or {})}
     described |= {"power": power_card, "memory": memory_card}
     widths = _widths(pd.concat(errors)) if errors else Widths.none()

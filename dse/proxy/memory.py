@@ -31,7 +31,7 @@ BLOCK = 16
 CHUNK = 16384
 """Rows that go through the network at once: their activations stay in the cache."""
 
-STEPS = 3000
+STEPS = 6000
 WIDTH = 64
 
 

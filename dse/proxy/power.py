@@ -29,7 +29,7 @@ PARALLEL = ("batch", "heads")
 CHUNK = 16384
 """Rows that go through the network at once: their activations stay in the cache."""
 
-STEPS = 3000
+STEPS = 6000
 WIDTH = 64
 MODELS = 1
 
