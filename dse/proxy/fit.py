@@ -27,8 +27,7 @@ class Recipe:
     rate: float = 4e-3  # of AdamW, for biases and embeddings
     matrix_rate: float = 1e-2  # of Muon, for matrices
     rows_a_cell: int = 6000  # most rows of one (device, op_type, framework)
-    drop_family: float = 0.3  # share of rows whose chip is not known at all
-    drop_chip: float = 0.3  # of the others, those whose die is not known
+    drop_chip: float = 0.5  # share of rows whose die is not known
     drop_device: float = 0.5  # of the others, those whose device is not known
     drop_framework: float = 0.15
     drop_library: float = 0.3  # of those without a framework
@@ -139,8 +138,7 @@ def _dropped(x: Inputs, recipe: Recipe, draw: torch.Generator) -> Inputs:
     def kept(share: float) -> Tensor:
         return torch.rand(len(x.work), generator=draw) >= share
 
-    family = kept(recipe.drop_family)
-    chip = family & kept(recipe.drop_chip)
+    chip = kept(recipe.drop_chip)
     device = chip & kept(recipe.drop_device)
     framework = kept(recipe.drop_framework)
     names = torch.ones_like(x.names)
@@ -153,6 +151,6 @@ def _dropped(x: Inputs, recipe: Recipe, draw: torch.Generator) -> Inputs:
         shape_class=x.shape_class,
         names=x.names * names,
         rates=x.rates,
-        chip_names=x.chip_names * torch.stack([family, family, chip, device], dim=1).long(),
+        chip_names=x.chip_names * torch.stack([chip, chip, chip, device], dim=1).long(),
         floor=x.floor,
     )
