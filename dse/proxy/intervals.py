@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 COVERAGE = 0.9
 """Share of rows that should lie in their interval."""
 
+WIDEST = float(np.log(1000.0))
+"""Widest half width: an interval of a factor of a thousand either way says that nothing is known."""
+
 LEAST_ROWS = 200
 """Rows that a kind of operator needs for a width of its own; with fewer it has that of all kinds."""
 
@@ -80,7 +83,7 @@ class Widths:
                 rows = of_level & (kinds == kind)
                 own = rows.sum() >= LEAST_ROWS
                 table[place, level] = _quantile(residuals[rows], devices[rows]) if own else table[-1, level]
-        return cls(kinds=names, table=np.maximum.accumulate(table, axis=1))
+        return cls(kinds=names, table=np.minimum(np.maximum.accumulate(table, axis=1), WIDEST))
 
     @classmethod
     def none(cls) -> Widths:
