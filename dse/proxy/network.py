@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,6 @@ ones. Maker and family only widen intervals, see dse.proxy.intervals."""
 
 EMBEDDING = 4
 """Numbers that stand for each of them."""
-
-SLOWEST = 1e4
-"""Most that a layer is said to take, in times of its roofline: the slowest row of the public table takes 6,800."""
-
-LONGEST_WAIT_MS = 10.0
-"""Added to it: thirty times the longest launch of the public table, a wall clock's."""
 
 QUANTITIES = ("flops", "bytes", "flops", "bytes", "flops")
 OF_RATES = ("peak", "bandwidth", "power", "power", "vector")
@@ -146,7 +139,7 @@ class LayerProxyModel(nn.Module):
 
     def latency(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return log latency [N] before the floor."""
-        return torch.minimum(torch.logsumexp(SHARPNESS * self.times(x, settings), dim=1) / SHARPNESS, ceiling(x))
+        return torch.logsumexp(SHARPNESS * self.times(x, settings), dim=1) / SHARPNESS
 
     def times(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return logs of the times [N, TERMS + 3] under the soft maximum; the last are compute, memory and launch."""
@@ -163,17 +156,6 @@ class LayerProxyModel(nn.Module):
         compute = padded - x.rates[:, RATES.index("peak")] + roof[:, 0]
         memory = x.work[:, WORK.index("bytes")] - x.rates[:, RATES.index("bandwidth")] + roof[:, 1]
         return torch.cat([learned, torch.stack([compute, memory, roof[:, 2]], dim=1)], dim=1)
-
-
-def ceiling(x: Inputs) -> Tensor:
-    """Return the log of the most ms [N] that any layer is said to take: SLOWEST times its roofline, and a wait.
-
-    It grows with work and falls with rates like all else. Only operators unlike all that were fitted come near.
-    """
-    flops, moved = x.work[:, WORK.index("flops")], x.work[:, WORK.index("bytes")]
-    peak, bandwidth, vector = (x.rates[:, RATES.index(name)] for name in ("peak", "bandwidth", "vector"))
-    times = torch.stack([flops - peak, flops - vector, moved - bandwidth], dim=1) + log(SLOWEST)
-    return torch.logsumexp(torch.cat([times, torch.full_like(times[:, :1], log(LONGEST_WAIT_MS))], dim=1), dim=1)
 
 
 PAIRS = len(QUANTITIES) + len(RATES) + 1

@@ -36,6 +36,13 @@ WEIGHTS = Path(__file__).with_name("weights") / "layer_proxy.safetensors"
 FORMAT = 1
 """Version of the weights' file."""
 
+SLOWEST = 1e4
+"""Most that a layer outside of the data is said to take, in times of its roofline: a network extrapolates wildly there.
+The slowest row of the public table takes 6,800 times."""
+
+LONGEST_WAIT_MS = 10.0
+"""Added to it: thirty times the longest launch of the public table, a wall clock's."""
+
 CHUNK = 16384
 """Rows that go through the networks at once: their activations stay in the cache."""
 
@@ -91,6 +98,8 @@ class LayerProxy:
         """Predict rows, with the interval that fits how well their chip and software are known."""
         log_ms = self.log_latency(rows)
         levels = novelty(rows, self.vocabulary)
+        outside = levels == Novelty.MAKER
+        log_ms[outside] = np.minimum(log_ms[outside], ceiling(rows[outside]))
         half = self.widths(rows.names[:, NAMES.index("op_type")], levels)
         low = np.maximum(log_ms - half, rows.floor)
         return LayerPrediction(
@@ -183,6 +192,16 @@ def _memory(head: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Mem
     model = MemoryModel(vocabulary)
     model.load_state_dict(_part(tensors, "memory."))
     return MemoryHead(model=model.eval(), vocabulary=vocabulary)
+
+
+def ceiling(rows: Features) -> Array:
+    """Return the log of the most ms [N] that a layer outside of the data is said to take.
+
+    It grows with work and falls with rates like all else: SLOWEST times the roofline's two times, and a wait.
+    """
+    roofline = np.logaddexp(rows.terms[:, 0], rows.terms[:, 1]).astype(np.float64)
+    log_ms: Array = np.logaddexp(roofline + np.log(SLOWEST), np.log(LONGEST_WAIT_MS))
+    return log_ms
 
 
 _MULTIPLIERS = torch.from_numpy(

@@ -45,3 +45,14 @@ def test_what_was_measured_for_the_product_is_predicted_about_right() -> None:
     inside = found["latency_low_ms"].to_numpy() <= rows["latency_ms"].to_numpy()
     inside &= rows["latency_ms"].to_numpy() <= found["latency_high_ms"].to_numpy()
     assert inside.mean() == pytest.approx(0.9, abs=0.1)
+
+
+def test_an_operator_outside_of_the_data_gets_no_absurd_time() -> None:
+    devices = device_table([chiplib.load_library("reference").chip("cerebras_wse_2")])
+    rows = operators(200, 2, list(devices.index))
+    found = predict_frame(rows, devices)
+    of_row = devices.loc[rows["device"]]
+    compute_ms = rows["flops"].to_numpy() / (of_row["peak_fp32_tflops"].to_numpy() * 1e9)
+    memory_ms = rows["bytes"].to_numpy() / (of_row["peak_bw_gbs"].to_numpy() * 1e6)
+    assert found["outside"].all()
+    assert (found["latency_ms"].to_numpy() <= 1.01 * (1e4 * (compute_ms + memory_ms) + 10)).all()
