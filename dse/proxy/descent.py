@@ -1,8 +1,8 @@
-"""Descent: how the small networks of power and memory are trained."""
+"""Descent: how the networks of latency, power and memory are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,27 @@ LEAST_COLUMNS = 8
 BATCH = 1024
 
 
-def descend(model: nn.Module, loss_of: Callable[[Tensor], Tensor], rows: int, *, steps: int, seed: int) -> None:
-    """Train `model` in place on batches of row numbers, drawn at random; `loss_of` gives the loss of a batch.
+def descend(
+    model: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    batches: Iterable[Tensor],
+    *,
+    steps: int,
+    matrices: Sequence[nn.Parameter],
+    rate: float = RATE,
+    matrix_rate: float = MATRIX_RATE,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train `model` in place on `steps` batches of row numbers; `loss_of` gives the loss of a batch.
 
-    Muon (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024) trains matrices, AdamW the rest,
-    both with one cycle of their rates, as dse.proxy.fit does for latency. `rows` is how many rows there are.
+    Muon (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024) trains `matrices`, AdamW the rest,
+    both with one cycle of their rates. `progress` is told the step and its loss every hundred steps.
     """
-    draw = torch.Generator().manual_seed(seed)
-    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    matrices = [p for p in model.parameters() if p.ndim == 2 and min(p.shape) >= LEAST_COLUMNS and id(p) not in tables]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=RATE, weight_decay=1e-4),
-        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, weight_decay=1e-4),
+        torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -41,8 +48,8 @@ def descend(model: nn.Module, loss_of: Callable[[Tensor], Tensor], rows: int, *,
         for optimizer in optimizers
     ]
     model.train()
-    for _ in range(steps):
-        loss = loss_of(torch.randint(rows, (BATCH,), generator=draw))
+    for step, batch in enumerate(batches):
+        loss = loss_of(batch)
         for optimizer in optimizers:
             optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -51,14 +58,19 @@ def descend(model: nn.Module, loss_of: Callable[[Tensor], Tensor], rows: int, *,
             optimizer.step()
         for schedule in schedules:
             schedule.step()
+        if step % 100 == 0:
+            progress(step, loss.item())
     model.eval()
 
 
-def word_tables(sizes: list[int], width: int) -> nn.ModuleList:
-    """Return an embedding for each column of names, zero for the name 0: one that is not known."""
-    tables = [nn.Embedding(size + 1, width, padding_idx=0) for size in sizes]
-    for table in tables:
-        nn.init.normal_(table.weight, std=0.1)
-        with torch.no_grad():
-            table.weight[0] = 0.0
-    return nn.ModuleList(tables)
+def even_batches(rows: int, *, steps: int, seed: int) -> Iterator[Tensor]:
+    """Yield `steps` batches of BATCH row numbers below `rows`, each row as likely as any other."""
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        yield torch.randint(rows, (BATCH,), generator=draw)
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices that are worth making orthogonal: no embeddings, and none with a side below LEAST_COLUMNS."""
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    return [p for p in model.parameters() if p.ndim == 2 and min(p.shape) >= LEAST_COLUMNS and id(p) not in tables]

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from dse.proxy.descent import MATRIX_RATE, RATE, descend
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.network import Inputs, LayerProxyModel, Scales
 from dse.proxy.vocabulary import Vocabulary
@@ -24,8 +25,8 @@ class Recipe:
 
     steps: int = 6000
     batch: int = 1024
-    rate: float = 4e-3  # of AdamW, for biases and embeddings
-    matrix_rate: float = 1e-2  # of Muon, for matrices
+    rate: float = RATE
+    matrix_rate: float = MATRIX_RATE
     rows_a_cell: int = 6000  # most rows of one (device, op_type, framework)
     drop_chip: float = 0.5  # share of rows whose die is not known
     drop_device: float = 0.5  # of the others, those whose device is not known
@@ -71,35 +72,30 @@ def fit_network(
 
     The loss is the mean absolute error of log latency, a cell (device, op_type, framework) of n rows being drawn in
     proportion to sqrt(n). Names of chip and software are dropped at random, so that the network knows what to say of
-    new ones. Matrices are trained by Muon (K. Jordan, "Muon: an optimizer for hidden layers in neural networks",
-    2024), the rest by AdamW, both with one cycle of their rates.
+    new ones. See dse.proxy.descent for how it is trained.
     """
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     x, target = inputs_of(features, vocabulary), torch.from_numpy(np.log(latency_ms).astype(np.float32))
     model = LayerProxyModel(vocabulary.sizes, _scales(x))
-    optimizers = _optimizers(model, recipe)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, optimizer.param_groups[0]["lr"], recipe.steps, pct_start=0.1, cycle_momentum=False
-        )
-        for optimizer in optimizers
-    ]
     chance = torch.from_numpy(_chances(features))
     order = torch.multinomial(chance, recipe.steps * recipe.batch, replacement=True, generator=draw)
-    for step, rows in enumerate(order.view(recipe.steps, recipe.batch)):
-        loss = (model(_dropped(x[rows], recipe, draw)) - target[rows]).abs().mean()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        for schedule in schedules:
-            schedule.step()
-        if step % 100 == 0:
-            progress(step, loss.item())
-    return model.eval()
+
+    def loss_of(rows: Tensor) -> Tensor:
+        error: Tensor = model(_dropped(x[rows], recipe, draw)) - target[rows]
+        return error.abs().mean()
+
+    descend(
+        model,
+        loss_of,
+        order.view(recipe.steps, recipe.batch),
+        steps=recipe.steps,
+        matrices=_matrices(model),
+        rate=recipe.rate,
+        matrix_rate=recipe.matrix_rate,
+        progress=progress,
+    )
+    return model
 
 
 def _scales(x: Inputs) -> Scales:
@@ -119,17 +115,10 @@ def _chances(features: Features) -> Array:
     return chances
 
 
-def _optimizers(model: LayerProxyModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    chip_tables = {id(table.weight) for table in model.chips}
-    matrices = [
-        p for p in model.parameters() if p.ndim == 2 and id(p) not in chip_tables and p is not model.pair_biases
-    ]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.AdamW(others, lr=recipe.rate, weight_decay=1e-4),
-        torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-    ]
+def _matrices(model: LayerProxyModel) -> list[nn.Parameter]:
+    """Return what Muon trains: all matrices, tables of words among them, but for those of chips and pairs."""
+    tables = {id(p) for p in (*model.chips.parameters(), model.pair_biases)}
+    return [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
 
 
 def _dropped(x: Inputs, recipe: Recipe, draw: torch.Generator) -> Inputs:

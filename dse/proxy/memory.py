@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dse.proxy.columns import DTYPES
-from dse.proxy.descent import descend, word_tables
+from dse.proxy.descent import descend, even_batches, hidden_matrices
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, WORK, Features
 from dse.proxy.vocabulary import Vocabulary
+from dse.proxy.words import word_tables
 
 Array = NDArray[np.float64]
 
@@ -100,7 +101,8 @@ def fit_memory(rows: Features, memory_mb: Array, *, seed: int, steps: int = STEP
     def loss_of(batch: Tensor) -> Tensor:
         return (torch.log1p(model(shape_class[batch], names[batch], buffers[batch])) - target[batch]).abs().mean()
 
-    descend(model, loss_of, len(rows), steps=steps, seed=seed)
+    batches = even_batches(len(rows), steps=steps, seed=seed)
+    descend(model, loss_of, batches, steps=steps, matrices=hidden_matrices(model))
     return MemoryHead(model=model, vocabulary=vocabulary)
 
 

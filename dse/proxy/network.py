@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, TILES, WORK
+from dse.proxy.words import draw_words
 
 TERMS = 10
 """Learned times that the prediction is the soft maximum of, beside those of the roofline and the launch."""
@@ -101,10 +102,7 @@ class LayerProxyModel(nn.Module):
         self.out_biases = nn.Parameter(torch.randn(TERMS) * 0.5 - 1.0)
         self.pair_biases = nn.Parameter(torch.randn(TERMS, PAIRS))
         nn.init.zeros_(self.settings.bias)
-        for table in (*self.words, *self.chips):
-            nn.init.normal_(table.weight, std=0.1)
-            with torch.no_grad():
-                table.weight[0] = 0.0
+        draw_words([*self.words, *self.chips])
 
     def forward(self, x: Inputs) -> Tensor:
         """Return log latency [N] in log ms."""

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dse.proxy.descent import descend, word_tables
+from dse.proxy.descent import descend, even_batches, hidden_matrices
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, WORK, Features
 from dse.proxy.vocabulary import Vocabulary
+from dse.proxy.words import word_tables
 
 Array = NDArray[np.float64]
 
@@ -151,7 +152,8 @@ def fit_power(
         def loss_of(batch: Tensor, model: PowerModel = model) -> Tensor:
             return (torch.log(model(_dropped(x[batch]))) - target[batch]).abs().mean()
 
-        descend(model, loss_of, len(rows), steps=steps, seed=seed + number)
+        batches = even_batches(len(rows), steps=steps, seed=seed + number)
+        descend(model, loss_of, batches, steps=steps, matrices=hidden_matrices(model))
         fitted.append(model)
         progress((number + 1) / models)
     return PowerHead(models=tuple(fitted), vocabulary=vocabulary)
