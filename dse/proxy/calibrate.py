@@ -24,7 +24,7 @@ from dse.proxy.devices import read_devices
 from dse.proxy.features import NAMES, features
 from dse.proxy.fit import inputs_of, sampled
 from dse.proxy.intervals import COVERAGE, novelty
-from dse.proxy.network import SHARPNESS, TERMS, Inputs, LayerProxyModel
+from dse.proxy.network import TERMS, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerProxy
 
 Array = NDArray[np.float64]
@@ -203,7 +203,7 @@ def _linear(model: LayerProxyModel, x: Inputs, shift: Array, embedding: Array) -
     chip = torch.from_numpy(np.tile(embedding.astype(np.float32), (len(shift), 1))).requires_grad_()
     terms = torch.from_numpy(shift.astype(np.float32)).requires_grad_()
     times = model.times(x, model.classes(x.shape_class, x.names, x.chip_names, chip)) + terms
-    log_ms = torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS
+    log_ms = soft_maximum(times)
     slopes = torch.autograd.grad(log_ms.sum(), (terms, chip))
     shares, by_chip = (slope.double().numpy() for slope in slopes)
     return log_ms.detach().double().numpy(), shares, by_chip

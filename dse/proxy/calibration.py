@@ -20,7 +20,7 @@ from dse.errors import DseError
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty
-from dse.proxy.network import SHARPNESS, TERMS, Inputs, LayerProxyModel
+from dse.proxy.network import TERMS, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import CHUNK, LayerPrediction, LayerProxy
 from dse.store import write_atomically
 
@@ -244,6 +244,6 @@ def shifted(model: LayerProxyModel, inputs: Inputs, shifts: Array, embedding: Ar
         chip = torch.from_numpy(embedding.astype(np.float32))[None]
         settings = model.classes(inputs.shape_class, inputs.names, inputs.chip_names, chip)
         times = model.times(inputs, settings) + torch.from_numpy(shifts.astype(np.float32))
-        log_ms = torch.maximum(torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS, inputs.floor)
+        log_ms = torch.maximum(soft_maximum(times), inputs.floor)
     found: Array = log_ms.double().numpy()
     return found

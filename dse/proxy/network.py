@@ -137,7 +137,7 @@ class LayerProxyModel(nn.Module):
 
     def latency(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return log latency [N] before the floor."""
-        return torch.logsumexp(SHARPNESS * self.times(x, settings), dim=1) / SHARPNESS
+        return soft_maximum(self.times(x, settings))
 
     def times(self, x: Inputs, settings: Tensor) -> Tensor:
         """Return logs of the times [N, TERMS + 3] under the soft maximum; the last are compute, memory and launch."""
@@ -158,6 +158,11 @@ class LayerProxyModel(nn.Module):
 
 PAIRS = len(QUANTITIES) + len(RATES) + 1
 FIRST_TILE = WORK.index(f"flops_in_tiles_{TILES[0][0]}x{TILES[0][1]}")
+
+
+def soft_maximum(times: Tensor) -> Tensor:
+    """Return the log latency [N] of logs of times [N, T]: the log of the p-norm of the times, of order SHARPNESS."""
+    return torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS
 
 
 def _increasing(x: Tensor) -> Tensor:
