@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from annotated_types import Ge, Gt, Interval, MinLen
 from numpy.typing import NDArray
@@ -232,10 +233,10 @@ class CalibratedProxy(LayerProxy):
 
 def keys_of(rows: Features) -> tuple[list[Key], NDArray[np.int64]]:
     """Return the frameworks and kinds of rows, and the place [N] of each row's among them."""
-    columns = (rows.names[:, NAMES.index(name)].tolist() for name in ("framework", "op_type"))
-    places: dict[Key, int] = {}
-    place = np.array([places.setdefault(key, len(places)) for key in zip(*columns, strict=True)], np.int64)
-    return list(places), place
+    framework, frameworks = pd.factorize(rows.names[:, NAMES.index("framework")])
+    kind, kinds = pd.factorize(rows.names[:, NAMES.index("op_type")])
+    place, both = pd.factorize(framework * len(kinds) + kind)
+    return [(str(frameworks[pair // len(kinds)]), str(kinds[pair % len(kinds)])) for pair in both], place
 
 
 def shifted(model: LayerProxyModel, inputs: Inputs, shifts: Array, embedding: Array) -> Array:
