@@ -22,10 +22,11 @@ from dse.proxy.calibration import Calibration, Cell, Key, Shifts, fingerprint, k
 from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
 from dse.proxy.features import NAMES, features
-from dse.proxy.fit import inputs_of, sampled
+from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import COVERAGE, novelty
 from dse.proxy.network import TERMS, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerProxy
+from dse.proxy.selection import capped
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -126,7 +127,7 @@ def calibrate(
     if own.empty:
         hint = did_you_mean(device, tidy["device"].astype(str).unique())
         raise DseError(f"no row is of device {device!r}", f"rows are of other devices: {hint}")
-    own = own.iloc[sampled(own, cap=ROWS_A_CELL, seed=seed)]
+    own = own.iloc[capped(own, cap=ROWS_A_CELL, seed=seed)]
     found = features(own, table)
     cells, cell = keys_of(found)
     kinds = sorted({kind for _, kind in cells})

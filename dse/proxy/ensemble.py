@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dse.proxy.evaluate.splits import has_power
 from dse.proxy.features import CHIP_NAMES, NAMES, Features, features
-from dse.proxy.fit import STANDARD, Recipe, fit_network, sampled
+from dse.proxy.fit import STANDARD, Recipe, fit_network
 from dse.proxy.intervals import Widths, novelty
 from dse.proxy.memory import MemoryHead, fit_memory
 from dse.proxy.power import PowerHead, fit_power
 from dse.proxy.predict import LayerProxy
+from dse.proxy.selection import capped, has_power
 from dse.proxy.vocabulary import Vocabulary
 
 Array = NDArray[np.float64]
@@ -52,7 +52,7 @@ def fit_proxy(
 
     The same rows, recipe and seed give the same proxy on one machine. Without `intervals` every width is zero.
     """
-    table = rows.iloc[sampled(rows, cap=recipe.rows_a_cell, seed=seed)]
+    table = rows.iloc[capped(rows, cap=recipe.rows_a_cell, seed=seed)]
     all_features, latency = features(table, devices), table["latency_ms"].to_numpy(np.float64)
     work = networks + (FOLDS + 1) * FOLD_STEPS * intervals
     done = 0.0

@@ -38,14 +38,6 @@ class Recipe:
 STANDARD = Recipe()
 
 
-def sampled(rows: pd.DataFrame, *, cap: int, seed: int) -> NDArray[np.int64]:
-    """Return places of at most `cap` rows of each (device, op_type, framework), drawn at random, in order."""
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    cells = rows[["device", "op_type", "framework"]].iloc[shuffled]
-    number = cells.groupby(["device", "op_type", "framework"], observed=True).cumcount().to_numpy()
-    return np.sort(shuffled[number < cap])
-
-
 def inputs_of(features: Features, vocabulary: Vocabulary) -> Inputs:
     """Return features as tensors."""
     names, chips = vocabulary.codes(features)

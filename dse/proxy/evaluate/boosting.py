@@ -14,7 +14,7 @@ from dse.errors import DseError
 from dse.proxy.evaluate.inputs import Vocabulary, numeric_inputs
 from dse.proxy.evaluate.predictor import Prediction
 from dse.proxy.evaluate.rooflines import measured_power, of_device, roofline_terms
-from dse.proxy.evaluate.splits import has_power
+from dse.proxy.selection import has_power
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor

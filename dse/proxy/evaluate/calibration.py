@@ -9,8 +9,8 @@ import pandas as pd
 
 from dse.proxy.calibrate import calibrate
 from dse.proxy.features import features
-from dse.proxy.fit import sampled
 from dse.proxy.predict import LayerProxy
+from dse.proxy.selection import capped
 
 PER_CELL = (0, 5, 10, 20)
 """Measured rows of each framework and operator kind."""
@@ -37,7 +37,7 @@ def calibration_curve(
     lines = []
     for count in per_cell:
         for draw in range(draws if count else 1):
-            used = sampled(own, cap=count, seed=seed + draw)
+            used = capped(own, cap=count, seed=seed + draw)
             expected, fitted = np.nan, proxy
             if count:
                 calibration = calibrate(proxy, own.iloc[used], devices, device=device)

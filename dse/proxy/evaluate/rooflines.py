@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dse.proxy.devices import PEAKS, matrix_peaks
 from dse.proxy.evaluate.predictor import Array, Prediction
-from dse.proxy.evaluate.splits import has_power
+from dse.proxy.selection import has_power
 
 FIRST_STEP, LAST_STEP, ROUNDS = np.log(2.0), np.log(1.005), 80
 """Of the search for efficiencies: factors that they are multiplied and divided by, and how often at most."""

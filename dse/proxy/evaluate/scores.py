@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dse.proxy.evaluate.predictor import REFERENCE, Array, Prediction
 from dse.proxy.evaluate.rooflines import measured_power
-from dse.proxy.evaluate.splits import has_power
+from dse.proxy.selection import has_power
 
 ALL = "all"
 CELL_ROWS = 100

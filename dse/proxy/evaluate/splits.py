@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chiplib.validation import did_you_mean
 from dse.errors import DseError
 from dse.proxy.columns import SHAPES
+from dse.proxy.selection import CELL, capped, has_any_power, has_power
 
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -21,12 +22,6 @@ DEVELOPMENT_ROWS = 500
 
 LEFT_OUT = 0.05
 """Share of rows, or of distinct shapes, that `random` and `shapes` leave out."""
-
-POWER_LEAST_MS = 0.05
-"""Shorter runs have no trustworthy power: the board's sensor averages over far more than them."""
-
-CELL = ("device", "op_type", "framework")
-"""Rows that share these are one cell; samples cap the rows of a cell."""
 
 EXAMPLES = "random, shapes, device:NAME, device:development, family:NAME, family:development, power, llmcompass"
 
@@ -59,7 +54,7 @@ def split_names(asked: Sequence[str], rows: pd.DataFrame, devices: pd.DataFrame)
         if kind not in _SPLITS:
             raise DseError(f"unknown split {name!r}", f"{did_you_mean(kind, list(_SPLITS))}: {EXAMPLES}")
         if kind == "power" and not what:
-            measured = _with_power(rows)
+            measured = has_any_power(rows)
             known = [str(device) for device in rows["device"][measured].unique()]
             if len(known) < 2:
                 raise DseError("split 'power': fewer than two devices have rows with a power", "leave it out")
@@ -97,25 +92,13 @@ def make_split(name: str, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: in
 
 
 def sample(rows: pd.DataFrame, index: Index, *, cap: int | None, seed: int) -> Sample:
-    """Draw at most `cap` rows of each cell (device, op_type, framework) from those at `index`; None draws all."""
+    """Draw at most `cap` rows of each cell from those at `index`, as a fit does; None draws all."""
     if cap is None:
         return Sample(rows=index, weight=np.ones(len(index)))
-    cell = np.zeros(len(index), np.int64)
-    for name in CELL:
-        categories = rows[name].cat
-        cell = cell * (len(categories.categories) + 1) + categories.codes.to_numpy()[index]
-    _, cell = np.unique(cell, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(index))
-    place = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()  # of a row among its cell's, shuffled
-    kept = np.sort(order[place < cap])
-    counts = np.bincount(cell)
-    return Sample(rows=index[kept], weight=(counts / np.minimum(counts, cap))[cell[kept]])
-
-
-def has_power(rows: pd.DataFrame) -> Mask:
-    """Find rows [N] with a power that can be judged: of a run of 0.05 ms or more."""
-    long_enough: Mask = (rows["latency_ms"] >= np.float32(POWER_LEAST_MS)).to_numpy()
-    return _with_power(rows) & long_enough
+    cells = rows[[*CELL]].iloc[index]
+    kept = capped(cells, cap=cap, seed=seed)
+    counts = cells.groupby([*CELL], observed=True)[CELL[0]].transform("size").to_numpy()[kept]
+    return Sample(rows=index[kept], weight=counts / np.minimum(counts, cap))
 
 
 def hashed(rows: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.uint64]:
@@ -155,7 +138,7 @@ def _family(what: str, rows: pd.DataFrame, devices: pd.DataFrame, rng: np.random
 
 def _power(what: str, rows: pd.DataFrame, devices: pd.DataFrame, rng: np.random.Generator) -> tuple[Mask, Mask]:
     source, _, target = what.partition(":")
-    measured, device = _with_power(rows), rows["device"]
+    measured, device = has_any_power(rows), rows["device"]
     for name in (source, target):
         known = [str(known) for known in device[measured].unique()]
         if name not in known:
@@ -194,10 +177,3 @@ def _one_left_out(kind: str, what: str, rows: pd.DataFrame, devices: pd.DataFram
 def _group_of(rows: pd.DataFrame, devices: pd.DataFrame, kind: str) -> pd.Series:
     """Device or family of each row [N]."""
     return rows["device"].astype(object).map(devices["family"]) if kind == "family" else rows["device"].astype(object)
-
-
-def _with_power(rows: pd.DataFrame) -> Mask:
-    if "power_w" not in rows:
-        return np.zeros(len(rows), np.bool_)
-    measured: Mask = rows["power_w"].notna().to_numpy()
-    return measured
