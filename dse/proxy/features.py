@@ -19,7 +19,7 @@ from dse.proxy.columns import SHAPES, VECTOR_OPERATORS
 from dse.proxy.devices import MATRIX_PEAKS, matrix_peaks
 
 Array = NDArray[np.float64]
-Array32 = NDArray[np.float32]
+Reals = NDArray[np.floating[Any]]
 
 TILES = ((16, 32), (32, 64), (64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128))
 """Output tiles (m, n) of matrix kernels, on which a product is padded to whole tiles."""
@@ -69,18 +69,22 @@ VECTOR_SHARE = 1 / 16
 """Vector peak taken for a device that publishes none, as a share of its 16-bit matrix peak: that of Hopper."""
 
 
+LEAST = 1e-12
+"""Times below this [ms] are none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
-    """N rows, as the network reads them."""
+    """N rows, as the network reads them: numbers in float32, unless they were asked for in another type."""
 
-    work: Array32  # [N, WORK]
-    shape_class: Array32  # [N, CLASS]
+    work: Reals  # [N, WORK]
+    shape_class: Reals  # [N, CLASS]
     names: NDArray[np.object_]  # [N, NAMES]
-    rates: Array32  # [N, RATES]
+    rates: Reals  # [N, RATES]
     chip_names: NDArray[np.object_]  # [N, CHIP_NAMES]
-    floor: Array32  # [N] log of the least ms that physics allows
-    terms: Array32  # [N, 2] logs of the roofline's compute and memory time in ms
-    idle_w: Array32  # [N] power with nothing to do; NaN where the device table has no TDP
+    floor: Reals  # [N] log of the least ms that physics allows
+    terms: Reals  # [N, 2] logs of the roofline's compute and memory time in ms
+    idle_w: Reals  # [N] power with nothing to do; NaN where the device table has no TDP
 
     def __len__(self) -> int:
         return len(self.work)
@@ -89,7 +93,7 @@ class Features:
         return Features(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def features(rows: pd.DataFrame, devices: pd.DataFrame) -> Features:
+def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floating[Any]] = np.float32) -> Features:
     """Return the features of tidy rows [N] (see dse.proxy.dataset) on the devices that they name."""
     shape = {name: rows[name].to_numpy(np.float64) for name in SHAPES if name in rows}
     shape |= {name: np.full(len(rows), np.nan) for name in SHAPES if name not in shape}
@@ -102,14 +106,14 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame) -> Features:
     extents = matrix_extents(kind, shape)
     floor, terms = physics(kind, shape, flops, moved, rates, cache_bytes)
     return Features(
-        work=_work(kind, shape, extents, flops, moved, weights),
-        shape_class=_shape_class(shape, extents),
+        work=_work(kind, shape, extents, flops, moved, weights).astype(dtype),
+        shape_class=_shape_class(shape, extents).astype(dtype),
         names=np.stack([names[name] for name in NAMES], axis=1),
-        rates=np.log(rates).astype(np.float32),
+        rates=np.log(rates).astype(dtype),
         chip_names=chips,
-        floor=floor,
-        terms=terms,
-        idle_w=idle_power(rows["device"], devices),
+        floor=floor.astype(dtype),
+        terms=terms.astype(dtype),
+        idle_w=idle_power(rows["device"], devices).astype(dtype),
     )
 
 
@@ -212,18 +216,18 @@ def chip_rates(
     return rates, table[row], cache_bytes[row]
 
 
-def idle_power(device: pd.Series[Any], devices: pd.DataFrame) -> Array32:
+def idle_power(device: pd.Series[Any], devices: pd.DataFrame) -> Array:
     """Return W [N] that each row's device draws with nothing to do: as measured, else STATIC_SHARE of its TDP."""
     tdp_w = devices["tdp_w"].to_numpy(np.float64)
     idle_w = np.fmin(devices["idle_w"].fillna(devices["tdp_w"] * STATIC_SHARE).to_numpy(np.float64), tdp_w)
     idle_w[np.isnan(tdp_w)] = np.nan
-    of_row: Array32 = idle_w[devices.index.get_indexer(pd.Index(_texts(device)))].astype(np.float32)
+    of_row: Array = idle_w[devices.index.get_indexer(pd.Index(_texts(device)))]
     return of_row
 
 
 def physics(
     kind: NDArray[np.object_], shape: dict[str, Array], flops: Array, moved: Array, rates: Array, cache_bytes: Array
-) -> tuple[Array32, Array32]:
+) -> tuple[Array, Array]:
     """Return the log of the least ms that physics allows [N], and logs of the roofline's two times [N, 2].
 
     No layer computes above the peak of its units (WINOGRAD above it, where a convolution has a kernel), nor moves its
@@ -247,7 +251,7 @@ def _work(
     flops: Array,
     moved: Array,
     weights: Array,
-) -> Array32:
+) -> Array:
     products, m, n, k = extents
     tile_rows = {size: np.ceil(m / size) for size in {tile[0] for tile in TILES} | {32, 128}}
     tile_columns = {size: np.ceil(n / size) for size in {tile[1] for tile in TILES} | {32, 128}}
@@ -263,7 +267,7 @@ def _work(
     return _log(np.maximum(np.stack(columns, axis=1), 1.0))
 
 
-def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Array]) -> Array32:
+def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Array]) -> Array:
     def get(name: str, otherwise: float = 0.0) -> Array:
         return _or(shape[name], otherwise)
 
@@ -292,7 +296,7 @@ def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Ar
         get("directions"),
         get("layers"),
     ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.stack(columns, axis=1, dtype=np.float64)
 
 
 def _alignment(size: Array) -> Array:
@@ -312,6 +316,6 @@ def _or(values: Array, otherwise: float) -> Array:
     return known
 
 
-def _log(values: Array) -> Array32:
-    logs: Array32 = np.log(np.maximum(values, 1e-12)).astype(np.float32)
+def _log(values: Array) -> Array:
+    logs: Array = np.log(np.maximum(values, LEAST))
     return logs

@@ -80,7 +80,7 @@ class MemoryHead:
         with torch.inference_mode():
             for start in range(0, len(places), CHUNK):
                 chunk = places[start : start + CHUNK]
-                memory[chunk] *= 1.0 + self.model(*_inputs(rows[chunk], self.vocabulary)).double().numpy()
+                memory[chunk] *= 1.0 + self.model(*memory_inputs(rows[chunk], self.vocabulary)).double().numpy()
         return memory
 
 
@@ -95,7 +95,7 @@ def fit_memory(rows: Features, memory_mb: Array, *, seed: int, steps: int = STEP
     vocabulary = Vocabulary.of(rows)
     torch.manual_seed(seed)
     model = MemoryModel(vocabulary)
-    shape_class, names, buffers = _inputs(rows, vocabulary)
+    shape_class, names, buffers = memory_inputs(rows, vocabulary)
     target = torch.from_numpy(np.log(memory_mb / least_mb(rows)).astype(np.float32))
 
     def loss_of(batch: Tensor) -> Tensor:
@@ -106,27 +106,35 @@ def fit_memory(rows: Features, memory_mb: Array, *, seed: int, steps: int = STEP
     return MemoryHead(model=model, vocabulary=vocabulary)
 
 
-def _inputs(rows: Features, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+def memory_inputs(rows: Features, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
     """Return class [N, CLASS + 1] (the last: one image or sequence alone), codes [N, WORDS], buffers / bytes."""
     alone = rows.work[:, WORK.index("batch")] < np.log(1.5)
     names, _ = vocabulary.codes(rows)
+    buffers = buffers_of(torch.from_numpy(rows.work).double(), number_bytes(rows))
     return (
-        torch.from_numpy(np.concatenate([rows.shape_class, alone[:, None].astype(np.float32)], axis=1)),
+        torch.from_numpy(np.concatenate([rows.shape_class, alone[:, None].astype(rows.shape_class.dtype)], axis=1)),
         torch.from_numpy(names[:, [NAMES.index(name) for name in WORDS]]),
-        torch.from_numpy(buffers_of(rows).astype(np.float32)),
+        buffers.to(torch.from_numpy(rows.work).dtype),
     )
 
 
-def buffers_of(rows: Features) -> Array:
-    """Return BUFFERS over the bytes of inputs, weights and outputs [N, BUFFERS]."""
-    work = {name: np.exp(rows.work[:, column].astype(np.float64)) for column, name in enumerate(WORK)}
+def number_bytes(rows: Features) -> Tensor:
+    """Return the bytes [N] that one number of each row's activations takes."""
     dtypes, place = np.unique(rows.names[:, NAMES.index("dtype")].astype(str), return_inverse=True)
-    size = np.array([DTYPES[name].activation for name in dtypes])[place]
+    return torch.from_numpy(np.array([DTYPES[name].activation for name in dtypes])[place])
+
+
+def buffers_of(log_work: Tensor, size: Tensor) -> Tensor:
+    """Return BUFFERS over the bytes of inputs, weights and outputs [N, BUFFERS].
+
+    From `log_work` [N, WORK] and the bytes of a number [N]; between two whole widths, padding is that of the nearer.
+    """
+    work = dict(zip(WORK, torch.exp(log_work).unbind(1), strict=True))
     results = work["products"] * work["m"] * work["n"] * size
-    blocked = results * np.ceil(work["n"] / BLOCK) * BLOCK / work["n"]
+    width = work["n"].detach().round().clamp(min=1.0)
+    blocked = results * torch.ceil(width / BLOCK) * BLOCK / width
     unfolded = work["products"] * work["m"] * work["k"] * size
-    inputs = np.maximum(work["activation_bytes"] - results, 0.0)
-    columns = [inputs, results, np.maximum(inputs, results), work["weight_bytes"] - 1.0]
-    columns += [unfolded, unfolded / work["batch"], blocked, np.full(len(rows), 1e3)]
-    shares: Array = np.stack(columns, axis=1) / work["bytes"][:, None]
-    return shares
+    inputs = torch.clamp(work["activation_bytes"] - results, min=0.0)
+    columns = [inputs, results, torch.maximum(inputs, results), work["weight_bytes"] - 1.0]
+    columns += [unfolded, unfolded / work["batch"], blocked, torch.full_like(results, 1e3)]
+    return torch.stack(columns, dim=1) / work["bytes"][:, None]
