@@ -10,7 +10,7 @@ import pytest
 from dse.errors import DseError
 from dse.proxy.columns import OPERATORS
 from dse.proxy.evaluate import boosting
-from dse.proxy.evaluate.inputs import Vocabulary, specified_features
+from dse.proxy.evaluate.inputs import TextInputs, specified_features
 from dse.proxy.evaluate.predictor import PREDICTORS, Predictor, predictor
 from dse.proxy.evaluate.rooflines import FittedRoofline, peak_flops_s, roofline_terms
 from tests.dse.proxy_tables import (
@@ -120,11 +120,11 @@ def test_the_specified_features_stand_first_in_their_order() -> None:
 
 
 def test_a_new_text_is_no_known_one() -> None:
-    vocabulary = Vocabulary.of(ROWS)
-    assert vocabulary.one_hot(ROWS).sum(axis=1).tolist() == [5.0] * len(ROWS)
+    texts = TextInputs.of(ROWS)
+    assert texts.one_hot(ROWS).sum(axis=1).tolist() == [5.0] * len(ROWS)
     new = ROWS.iloc[:3].copy()
     new["framework"] = new["framework"].cat.rename_categories(lambda name: f"{name}-2")
-    assert vocabulary.one_hot(new).sum(axis=1).tolist() == [4.0] * 3
+    assert texts.one_hot(new).sum(axis=1).tolist() == [4.0] * 3
 
 
 def test_a_peak_that_is_not_known_is_the_highest_known() -> None:

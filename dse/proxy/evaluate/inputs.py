@@ -62,13 +62,13 @@ def numeric_inputs(rows: pd.DataFrame, devices: pd.DataFrame, *, roofline: bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """The texts that training rows have, by column."""
+class TextInputs:
+    """The texts of training rows as inputs of baselines: no names of chips, which dse.proxy.vocabulary also holds."""
 
     known: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame) -> Vocabulary:
+    def of(cls, rows: pd.DataFrame) -> TextInputs:
         """Return the texts of `rows`."""
         return cls(known={name: tuple(sorted(rows[name].astype(object).unique())) for name in NAMES})
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dse.proxy.evaluate.inputs import Vocabulary, numeric_inputs
+from dse.proxy.evaluate.inputs import TextInputs, numeric_inputs
 from dse.proxy.evaluate.predictor import Array, Prediction
 from dse.proxy.evaluate.rooflines import roofline_terms
 
@@ -45,7 +45,7 @@ class FittedMlp:
     """A fitted network, and how its inputs are scaled."""
 
     network: nn.Sequential
-    vocabulary: Vocabulary
+    texts: TextInputs
     mean: NDArray[np.float32]  # [F]
     scale: NDArray[np.float32]  # [F]
     utilisation: bool
@@ -62,7 +62,7 @@ class FittedMlp:
         """Return the network's inputs [N, F + T]."""
         numbers = numeric_inputs(rows, devices, roofline=self.utilisation)
         scaled = np.clip((numbers - self.mean) / self.scale, -FAR, FAR)
-        return torch.from_numpy(np.concatenate([scaled, self.vocabulary.one_hot(rows)], axis=1))
+        return torch.from_numpy(np.concatenate([scaled, self.texts.one_hot(rows)], axis=1))
 
 
 def offset(rows: pd.DataFrame, devices: pd.DataFrame, *, utilisation: bool) -> Array:
@@ -77,12 +77,12 @@ def _fit(rows: pd.DataFrame, devices: pd.DataFrame, *, utilisation: bool, seed: 
     target = torch.from_numpy((latency - offset(rows, devices, utilisation=utilisation)).astype(np.float32))
     numbers = numeric_inputs(rows, devices, roofline=utilisation)
     mean, scale = numbers.mean(axis=0), numbers.std(axis=0)
-    vocabulary = Vocabulary.of(rows)
-    inputs = numbers.shape[1] + sum(map(len, vocabulary.known.values()))
+    texts = TextInputs.of(rows)
+    inputs = numbers.shape[1] + sum(map(len, texts.known.values()))
     generator = torch.Generator().manual_seed(seed)
     fitted = FittedMlp(
         network=_network(inputs, float(target.median()), generator),
-        vocabulary=vocabulary,
+        texts=texts,
         mean=mean,
         scale=np.where(scale > 1e-6, scale, np.float32(1)),
         utilisation=utilisation,
