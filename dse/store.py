@@ -6,6 +6,7 @@ and left out. Everything else is written to a temporary name and renamed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -31,7 +32,35 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        raise DseError(f"cannot write {path}: {error.strerror}", "choose another folder with --out") from error
+        raise _not_written(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def prepare_file(path: Path) -> None:
+    """Make a file's folder, and see that the file can be written there: to be told before long work, not after it.
+
+    Raises DseError where it cannot.
+    """
+    try:
+        _make_writable(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _make_writable(folder: Path) -> None:
+    """Make a folder where it is not there, and put a file into it for a moment. Raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _not_written(path: Path, error: OSError) -> DseError:
+    return DseError(f"cannot write {path}: {error.strerror or error}", "choose another folder")
 
 
 def to_json(value: Any) -> str:
@@ -57,11 +86,9 @@ class RunFolder:
         """
         made = not path.exists()
         try:
-            (path / "results").mkdir(parents=True, exist_ok=True)
+            _make_writable(path)
+            (path / "results").mkdir(exist_ok=True)
             (path / "timelines").mkdir(exist_ok=True)
-            probe = path / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
             raise DseError(
                 f"cannot write into the run folder {path}: {error.strerror}", "choose another folder with --out"

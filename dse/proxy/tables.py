@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from chiplib.validation import did_you_mean
 from dse.errors import DseError
+from dse.store import prepare_file, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,15 +119,8 @@ def read_table(path: Path, *, texts: Sequence[str] = (), numbers: Sequence[str] 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write compact parquet (zstd), whole or not at all. Raises DseError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(temporary, compression="zstd", index=False)
-        temporary.replace(path)
-    except OSError as error:
-        raise DseError(f"cannot write {path}: {error.strerror or error}", "name another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    prepare_file(path)
+    write_atomically(path, frame.to_parquet(None, compression="zstd", index=False))
 
 
 def _read_csv(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,26 @@ def test_the_table_is_read_back_as_rows_of_the_tidy_schema(tmp_path) -> None:
     assert described["device"]["device"] == "bench-1core"
     assert described["machine"]["torch"] == "2.13.0+cpu"
     assert described["rows"] == 2 and list(described["refused"].values()) == [1]
+
+
+def test_the_table_of_models_keeps_other_models_and_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dse.proxy.measure import models
+
+    def measured(name: str, machine: Machine) -> dict[str, object]:
+        return dict.fromkeys(models.COLUMNS, 1.0) | {"model": name, "device": machine.device, "framework": "torch"}
+
+    monkeypatch.setattr(models, "measure_model", measured)
+    out, other = tmp_path / "new" / "models.csv", replace(MACHINE, device="another")
+    models.measure_models(["b", "a"], MACHINE, out)
+    models.measure_models(["a"], other, out)
+    models.measure_models(["a"], MACHINE, out)
+    table = pd.read_csv(out)
+    assert list(zip(table["device"], table["model"], strict=True)) == [
+        ("another", "a"), ("bench-1core", "a"), ("bench-1core", "b"),
+    ]  # fmt: skip
+    assert [path.name for path in out.parent.iterdir()] == ["models.csv"]
+    with pytest.raises(DseError, match=r"cannot write .*models\.csv"):
+        models.measure_models(["a"], MACHINE, out / "models.csv")
 
 
 def test_the_device_row_is_one_of_the_device_table() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dse.errors import DseError
-from dse.store import RunFolder
+from dse.store import RunFolder, prepare_file, write_atomically
 
 
 def row(design: str) -> dict[str, object]:
@@ -45,6 +46,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DseError, match=r"cannot write into the run folder .*file.*--out"):
         RunFolder.create(tmp_path / "file" / "run")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_and_leaves_nothing(tmp_path: Path) -> None:
+    prepare_file(tmp_path / "new" / "a.json")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    for path in (tmp_path / "file" / "a.json", tmp_path / "folder.json"):
+        for write in (prepare_file, partial(write_atomically, content="{}")):
+            with pytest.raises(DseError, match=f"cannot write {path}"):
+                write(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json", "new"]
 
 
 def test_an_object_is_replaced_whole_and_holds_no_nan(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from dse.proxy.measure.machine import Machine
 from dse.proxy.measure.timing import allocated_peak
+from dse.store import prepare_file, write_atomically
 from workloads import catalog
 from workloads.factory import build
 
@@ -68,9 +69,13 @@ def _seconds(run: Callable[[], Any], kind: str) -> float:
 def measure_models(
     names: Sequence[str], machine: Machine, out: Path, report: Callable[[int, str], None] = lambda done, name: None
 ) -> list[dict[str, Any]]:
-    """Measure each model and write the table (CSV) anew after each: rows of other models and devices there are kept."""
+    """Measure each model and write the table (CSV) anew after each: rows of other models and devices there are kept.
+
+    Raises DseError where the table cannot be written, before anything is measured.
+    """
     import pandas as pd
 
+    prepare_file(out)
     rows = []
     for number, name in enumerate(names):
         report(number, name)
@@ -80,8 +85,5 @@ def measure_models(
         table = pd.DataFrame([*kept.to_dict("records"), rows[-1]], columns=list(COLUMNS)).sort_values(
             ["device", "model"]
         )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.tmp")
-        table.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(out)
+        write_atomically(out, table.to_csv(index=False, float_format="%.6g"))
     return rows

@@ -24,6 +24,7 @@ from dse.proxy.measure.machine import Machine
 from dse.proxy.measure.operators import operator
 from dse.proxy.measure.timing import TIMERS, ColdData, peak_memory_bytes, time_operator
 from dse.proxy.tables import write_table
+from dse.store import write_atomically
 
 SOURCE = "chipfront"
 
@@ -174,7 +175,5 @@ def publish(lines: Sequence[Mapping[str, Any]], machine: Machine, path: Path) ->
         ),
     }
     write_table(table, path)
-    beside = path.with_suffix(".yaml")
-    temporary = beside.with_name(f".{beside.name}.{os.getpid()}.tmp")
-    temporary.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-    temporary.replace(beside)
+    beside = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(path.with_suffix(".yaml"), beside)
