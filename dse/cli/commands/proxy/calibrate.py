@@ -45,6 +45,7 @@ def command(
     from dse.proxy.dataset import read_rows
     from dse.proxy.devices import read_devices
     from dse.proxy.predict import LayerProxy, shipped
+    from dse.store import prepare_file
 
     path = out or calibration_file(devices.parent, device)
     if path.suffix != ".json":
@@ -52,6 +53,7 @@ def command(
     table = read_devices(devices)
     measured = read_rows(rows, devices=table)
     proxy = LayerProxy.load(weights) if weights is not None else shipped()
+    prepare_file(path)
     calibration = calibrate(proxy, measured, table, device=device, seed=seed)
     calibration.save(path)
     if as_json:

@@ -75,15 +75,18 @@ def command(
       dse proxy evaluate --rows rows.parquet --devices devices.csv --split device:development --json
     """
     from dse.proxy.evaluate.predictor import PREDICTORS, predictor
-    from dse.proxy.evaluate.results import gather, write
+    from dse.proxy.evaluate.results import JSON_FILE, gather, write
     from dse.proxy.evaluate.run import evaluate
     from dse.proxy.evaluate.splits import split_names
+    from dse.store import prepare_file
 
     if (row_table is None) != (device_table is None):
         raise click.UsageError("--rows and --devices belong together: a row names a device of the table")
     predictors = [predictor(name) for name in dict.fromkeys(names or PREDICTORS)]
     rows, devices = _tables(row_table, device_table)
     chosen = split_names(splits, rows, devices)
+    if out is not None:
+        prepare_file(out / JSON_FILE)
     outcomes, stopped = [], False
     try:
         with show_steps("evaluating", len(chosen) * len(predictors)) as steps:

@@ -44,7 +44,7 @@ def command(
     from dse.proxy.ensemble import fit_proxy
     from dse.proxy.fit import STANDARD
     from dse.proxy.training_rows import training_rows
-    from dse.store import write_atomically
+    from dse.store import prepare_file, write_atomically
 
     if (rows is None) != (devices is None):
         raise click.UsageError("--rows and --devices go together: rows name devices that the table describes")
@@ -52,6 +52,9 @@ def command(
         raise click.BadParameter(f"{out} does not end in .safetensors", param_hint="--out")
     started = time.perf_counter()
     data = training_rows(rows, devices)
+    card = out.with_suffix(".md")
+    for file in (out, card):
+        prepare_file(file)
     recipe = replace(STANDARD, steps=steps) if steps is not None else STANDARD
     with show_steps("fitting", 1000) as report:
         proxy = fit_proxy(
@@ -64,7 +67,6 @@ def command(
             progress=lambda what, share: report(round(1000 * share), what),
         )
     proxy.save(out)
-    card = out.with_suffix(".md")
     write_atomically(card, model_card(proxy))
     answer = {"weights": out, "card": card, "rows": len(data.rows), "wall_s": round(time.perf_counter() - started, 1)}
     if as_json:
