@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiplib.chip import ChipType, Precision
-from chiplib.features import chip_features
 from chiplib.rules import BrokenRule, broken_network_rules, broken_rules, layer_shapes, network_measures
 from dse.errors import DseError
-from dse.proxy.model import Bound, LayerCosts, check_datasheets, cost_model
+from dse.proxy.model import DEFAULT, Bound, LayerCosts, LayerQuestion, check_datasheets, check_software, cost_model
+from dse.proxy.software import UNSAID, Software
 from dse.workload import require_counted
 from solvers.mapping.problem import MappingProblem, Regime
 
@@ -54,6 +55,9 @@ class SegmentCosts:
     energy_mj: NDArray[np.float64]  # [K, T] dynamic
     allowed: NDArray[np.bool_]  # [K, T]
     refusals: tuple[Refusal, ...]  # every reason for what is not allowed
+    software: Software = UNSAID  # as asked for; which it is on each chip `layers.evidence` tells
+    low_ms: NDArray[np.float64] | None = None  # [K, T] interval of latency, of models that give one
+    high_ms: NDArray[np.float64] | None = None  # [K, T]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -77,7 +81,7 @@ class SegmentCosts:
 
     @cached_property
     def bound_ms(self) -> NDArray[np.float64]:
-        """[3, K, T] summed time of the layers that each Bound limits."""
+        """[Bound, K, T] summed time of the layers that each Bound limits."""
         starts = _first_layers(self.segments)
         parts = [np.where(self.layers.bound == code, self.layers.latency_ms, 0.0) for code in Bound]
         return np.stack([np.add.reduceat(part, starts, axis=0) for part in parts])
@@ -208,19 +212,28 @@ def segment_costs(
     segments: SegmentGraph,
     chips: Sequence[ChipType],
     *,
-    model: str = "roofline",
+    model: str = DEFAULT,
     precision: Precision | str = Precision.FP16,
     reduce: Reduction = "sum",
+    framework: str | None = None,
+    timer: str | None = None,
+    calibrations: str | Path | None = None,
 ) -> SegmentCosts:
     """Cost every segment on every chip type, at one precision, in one call of the layer cost model.
 
     The batch is that of the segments (see SegmentGraph.over); their bytes are scaled here. A segment's latency is the
     sum of its layers' (`reduce="max"`: the largest, layers of a segment running side by side); its energy always the
-    sum. A segment is not allowed on a chip that lacks the precision or one of its operators, or one of whose rules a
-    layer breaks. Duplicate chip types count once.
+    sum. The ends of its interval come of theirs in the same way, as if all predictions were off to the same side: those
+    for one chip mostly are, and where they are not the interval is wider than it need be. A segment is not allowed on a
+    chip that lacks the precision or one of its operators, or one of whose rules a layer breaks. Duplicate chip types
+    count once.
 
-    Raises DseError for an unknown model, precision or reduction, where two different chips share a name, where a
-    datasheet lacks what the model reads, or where the graph holds operators that are not counted.
+    `framework` and `timer` are what a model that knows software speaks for, as its data name them (see
+    dse.proxy.software for what holds where nothing is said); `calibrations` a folder of calibrations that
+    `dse proxy calibrate` stored, such as that of the chip library.
+
+    Raises DseError for an unknown model, precision, reduction, framework or timer, where two different chips share a
+    name, where a datasheet lacks what the model reads, or where the graph holds operators that are not counted.
     """
     require_counted(segments.graph)
     precision = as_precision(precision)
@@ -232,27 +245,35 @@ def segment_costs(
             raise DseError(f"two different chips are called {chip.name!r}", "give each chip type its own name")
     types = tuple(unique.values())
     scaled = segments.at(precision.bytes)
-    features = chip_features(types, precision)
     predictor = cost_model(model)
     check_datasheets(predictor, types)
-    layers = predictor.predict(scaled.features, features, precision=precision)
+    software = check_software(predictor, Software(framework=framework or "", timer=timer or ""))
+    folder = None if calibrations is None else Path(calibrations)
+    question = LayerQuestion.of(scaled, types, precision, software=software, calibrations=folder)
+    layers = predictor.predict(question)
     starts = _first_layers(scaled)
-    latency_ms = (np.add if reduce == "sum" else np.maximum).reduceat(layers.latency_ms, starts, axis=0)
-    energy_mj = np.add.reduceat(layers.energy_mj, starts, axis=0)
     allowed, refusals = _deployable(scaled, types, precision)
-    latency_ms[~allowed] = np.inf
-    energy_mj[~allowed] = np.inf
+
+    def of_segments(values: NDArray[np.float64], together: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
+        reduced = together(values, starts, axis=0)
+        reduced[~allowed] = np.inf
+        return reduced
+
+    in_time = (np.add if reduce == "sum" else np.maximum).reduceat
     return SegmentCosts(
         segments=scaled,
         chips=types,
         precision=precision,
         model=model,
-        features=features,
+        features=question.chips,
         layers=layers,
-        latency_ms=latency_ms,
-        energy_mj=energy_mj,
+        latency_ms=of_segments(layers.latency_ms, in_time),
+        energy_mj=of_segments(layers.energy_mj, np.add.reduceat),
         allowed=allowed,
         refusals=refusals,
+        software=software,
+        low_ms=None if layers.low_ms is None else of_segments(layers.low_ms, in_time),
+        high_ms=None if layers.high_ms is None else of_segments(layers.high_ms, in_time),
     )
 
 
@@ -260,14 +281,25 @@ def cost_table(
     segments: SegmentGraph,
     system: System,
     *,
-    model: str = "roofline",
+    model: str = DEFAULT,
     precision: Precision | str = Precision.FP16,
+    framework: str | None = None,
+    timer: str | None = None,
+    calibrations: str | Path | None = None,
 ) -> CostTable:
     """Cost every segment on every slot of one system; see `segment_costs` for what is computed and raised.
 
     For many systems compute `segment_costs` once for all chip types, then `CostTable.of(costs, system)` each.
     """
-    costs = segment_costs(segments, system.present, model=model, precision=precision)
+    costs = segment_costs(
+        segments,
+        system.present,
+        model=model,
+        precision=precision,
+        framework=framework,
+        timer=timer,
+        calibrations=calibrations,
+    )
     return CostTable.of(costs, system)
 
 

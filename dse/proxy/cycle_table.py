@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chiplib.chip import Precision
-from dse.proxy.model import Bound, LayerCosts
+from dse.proxy.model import Bound, LayerCosts, LayerQuestion
 from workloads.graph import KIND_CODES, OperatorKind
 
 Array = NDArray[np.float64]
@@ -59,8 +58,9 @@ class CycleTable:
         "butterflies; depthwise convolutions are by the same rules, unmeasured."
     )
 
-    def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
+    def predict(self, question: LayerQuestion) -> LayerCosts:
         """Return the costs [N, C]; infinite for what neither accelerator nor CPU computes, and without cycle rules."""
+        layers, chips = question.layers, question.chips
         reads, writes = self.cycles(layers, chips)
         butterflies = fft_butterflies(layers["fft_length"], layers["real_transform"]) * layers["transforms"]
         moved = layers["weight_bytes"] + layers["input_bytes"] + layers["output_bytes"]

@@ -7,18 +7,27 @@ from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from warnings import warn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiplib.chip import ChipType, Precision
+from chiplib.features import chip_features
 from dse.errors import DseError
+from dse.proxy.software import UNSAID, Software
+
+if TYPE_CHECKING:
+    from workloads.graph import WorkloadGraph
+    from workloads.segments import SegmentGraph
+
+DEFAULT = "roofline"
+"""Cost model where nothing is said."""
 
 
 class Bound(IntEnum):
@@ -27,11 +36,71 @@ class Bound(IntEnum):
     COMPUTE = 0  # matrix units
     VECTOR = 1  # vector units
     MEMORY = 2  # bandwidth of the memory
+    LAUNCH = 3  # starting it: more than half of the time would stay if there were nothing to do
 
     @property
     def label(self) -> str:
         """Its name in files and reports."""
         return self.name.lower()
+
+
+class Outside(IntFlag):
+    """Why a layer on a chip is far from what a fitted model was fitted to; the code of `LayerCosts.outside`."""
+
+    CHIP = 1  # nothing of this maker and kind of chip was measured
+    OPERATOR = 2  # nothing of this kind of operator was measured on chips of this maker
+    NUMBERS = 4  # this kind of operator was never measured in numbers of this type
+    SIZE = 8  # it is larger than what was measured
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what is set, in files and reports."""
+        return tuple(flag.name.lower() for flag in Outside if flag in self and flag.name)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerQuestion:
+    """What a cost model is asked: N layers on C chips, at one precision."""
+
+    layers: NDArray[np.void]  # [N] LAYER_FEATURES, bytes at the precision
+    chips: NDArray[np.void]  # [C] CHIP_FEATURES, at the precision
+    precision: Precision
+    graph: WorkloadGraph  # of the layers, as traced
+    types: Sequence[ChipType]  # [C]
+    software: Software = UNSAID  # that a model which knows software speaks for
+    calibrations: Path | None = None  # folder of stored calibrations of chips, see dse.proxy.calibration
+
+    @classmethod
+    def of(
+        cls,
+        segments: SegmentGraph,
+        types: Sequence[ChipType],
+        precision: Precision,
+        *,
+        software: Software = UNSAID,
+        calibrations: Path | None = None,
+    ) -> LayerQuestion:
+        """Ask for the layers of `segments`, which are at that precision, on chips."""
+        return cls(
+            layers=segments.features,
+            chips=chip_features(types, precision),
+            precision=precision,
+            graph=segments.graph,
+            types=types,
+            software=software,
+            calibrations=calibrations,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the numbers of a model that was fitted to measurements rest on, and what they speak for."""
+
+    data: Dict[str, int]  # source of measured rows -> rows
+    software: tuple[Software, ...]  # [C]
+    coverage: float  # share of measurements that should lie within low_ms and high_ms
+    fingerprint: str  # of what was fitted: other weights, other numbers
+    calibrated: tuple[str, ...] = ()  # names of chips with measurements of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +111,19 @@ class LayerCosts:
     energy_mj: NDArray[np.float64]  # [N, C] dynamic; static power is charged by the time that the system is on
     memory_bytes: NDArray[np.float64]  # [N, C] weights, inputs and outputs
     bound: NDArray[np.int8]  # [N, C] codes of Bound
+    low_ms: NDArray[np.float64] | None = None  # [N, C] interval of latency, of models that give one
+    high_ms: NDArray[np.float64] | None = None  # [N, C]
+    outside: NDArray[np.int8] | None = None  # [N, C] codes of Outside, 0: inside of the data
+    evidence: Evidence | None = None  # of models that were fitted
 
 
 @runtime_checkable
 class LayerCostModel(Protocol):
     """Predicts cost from features of layers and of chips, all pairs in one vectorised call.
 
-    A model that reads a key of the datasheet that not every chip gives names it in an attribute `requires`.
+    A model that reads a key of the datasheet that not every chip gives names it in an attribute `requires`. One whose
+    numbers depend on the software that runs layers has a method `checked_software(software)`, which returns it as the
+    model will take it, or raises DseError.
 
     A model is a file of this folder, named as the model, that holds an instance as `MODEL`; from outside it comes in
     through the entry points `chipfront.cost_models`, which load such an instance.
@@ -64,8 +139,8 @@ class LayerCostModel(Protocol):
         """What the numbers rest on, for the report."""
         ...
 
-    def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
-        """Return the costs of `layers` [N] (LAYER_FEATURES, bytes at `precision`) on `chips` [C] (CHIP_FEATURES)."""
+    def predict(self, question: LayerQuestion) -> LayerCosts:
+        """Return the costs [N, C] of the question's layers on its chips."""
         ...
 
 
@@ -78,6 +153,24 @@ def check_datasheets(model: LayerCostModel, chips: Sequence[ChipType]) -> None:
             f"the datasheet of chip {lacking[0]!r} gives no {key}, which cost model {model.name!r} reads",
             f"give {key} in its library file, use another chip, or another model: {', '.join(cost_models())}",
         )
+
+
+def check_software(model: LayerCostModel, software: Software) -> Software:
+    """Return the software as the model takes it: its default where none is named, none where it knows of none.
+
+    Raises DseError for software that the model does not know, or where it is told of some and knows of none.
+    """
+    checked = getattr(model, "checked_software", None)
+    if checked is not None:
+        resolved: Software = checked(software)
+        return resolved
+    if software != UNSAID:
+        key, value = next((key, value) for key, value in software.named.items() if value)
+        raise DseError(
+            f"{key} is {value!r}, but the numbers of cost model {model.name!r} hold for no software in particular",
+            f"leave {key} out, or take model {DEFAULT}",
+        )
+    return software
 
 
 @cache

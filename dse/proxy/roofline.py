@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chiplib.chip import Precision
-from dse.proxy.model import Bound, LayerCosts
+from dse.proxy.model import Bound, LayerCosts, LayerQuestion
 
 Array = NDArray[np.float64]
 
@@ -28,8 +27,9 @@ class Roofline:
         "reachable bandwidth. Optimistic: no launch overhead, tile waste or cache miss beyond the reachable fractions."
     )
 
-    def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
+    def predict(self, question: LayerQuestion) -> LayerCosts:
         """Return the costs [N, C]. Matrix kinds run at `peak_flops`, the others at `vector_flops`."""
+        layers, chips = question.layers, question.chips
         moved = layers["weight_bytes"] + layers["input_bytes"] + layers["output_bytes"]
         latency_ms, energy_mj, bound = roofline(
             flops=layers["flops"],

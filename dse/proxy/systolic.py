@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiplib.chip import Precision
-from dse.proxy.model import Bound, LayerCosts
+from dse.proxy.model import Bound, LayerCosts, LayerQuestion
 from dse.proxy.systolic_cycles import Arrays, Products, Work, work
 
 Array = NDArray[np.float64]
@@ -42,14 +42,15 @@ class Systolic:
     )
     requires: str = "pe_array"  # key of the datasheet
 
-    def predict(self, layers: NDArray[np.void], chips: NDArray[np.void], *, precision: Precision) -> LayerCosts:
+    def predict(self, question: LayerQuestion) -> LayerCosts:
         """Return the costs [N, C]; infinite on chips that have no array or lack the precision.
 
         energy = operations x pJ/flop + DRAM bytes x pJ/byte, at most what the chip may draw beside its static power.
         """
+        layers, chips = question.layers, question.chips
         usable = chips["supported"] & (chips["pe_rows"] > 0.0) & (chips["pe_clock_hz"] > 0.0)
         some = chips[usable]
-        cycles = layer_cycles(layers, some, precision)
+        cycles = layer_cycles(layers, some, question.precision)
         clock = np.where(_on_array(layers)[:, None], some["pe_clock_hz"], some["vector_clock_hz"])
         latency_ms = (cycles.compute_cycles + cycles.stall_cycles) / clock * 1e3
         energy_mj = layers["flops"][:, None] * some["pj_per_flop"] + cycles.dram_bytes * some["pj_per_byte"]

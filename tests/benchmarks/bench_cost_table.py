@@ -10,9 +10,8 @@ import numpy as np
 import workloads
 from chiplib import System, load_library
 from chiplib.chip import Precision
-from chiplib.features import chip_features
 from dse.cost_table import CostTable, segment_costs
-from dse.proxy.model import cost_model
+from dse.proxy.model import LayerQuestion, cost_model
 from tests.benchmarks.figure import Figure
 
 
@@ -32,10 +31,11 @@ def measure() -> list[Figure]:
     library = load_library("chiplets")
     chips = [chip for name in ("chiplets", "reference") for chip in load_library(name).chips.values()]
     segments = workloads.build_segments(workloads.load("htdemucs"), count=40)
-    layers, parts, model = segments.features, chip_features(chips, Precision.FP16), cost_model("roofline")
+    question, model = LayerQuestion.of(segments.at(2), chips, Precision.FP16), cost_model("roofline")
+    layers, parts = question.layers, question.chips
     pairs = len(layers) * len(parts)
-    predict_s = median_s(lambda: model.predict(layers, parts, precision=Precision.FP16))
-    costs_s = median_s(lambda: segment_costs(segments, chips))
+    predict_s = median_s(lambda: model.predict(question))
+    costs_s = median_s(lambda: segment_costs(segments, chips, model="roofline"))
     costs = segment_costs(segments, chips)
     system = System.build(package="interposer_2x2", chips=["big_core", "small_core"] * 2, library=library)
     gather_s = median_s(lambda: CostTable.of(costs, system))

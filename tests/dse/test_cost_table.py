@@ -23,7 +23,7 @@ def test_a_segment_costs_the_sum_of_its_layers_each_at_its_roofline():
     for segment in segments:
         latency_ms = 0.0
         energy_mj = 0.0
-        by_bound = [0.0, 0.0, 0.0]
+        by_bound = [0.0, 0.0, 0.0, 0.0]
         for n in segment.layer_indices:
             layer = segments.graph.layers[n]
             flops = layer.flops

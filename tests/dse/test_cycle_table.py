@@ -19,7 +19,7 @@ from dse import Study
 from dse.cost_table import cost_table, segment_costs
 from dse.errors import DseError
 from dse.proxy.cycle_table import MODEL, CycleTable, fft_butterflies
-from dse.proxy.model import Bound, LayerCostModel, cost_model
+from dse.proxy.model import Bound, LayerCostModel, LayerQuestion, cost_model
 from dse.simulate import simulate
 from workloads.graph import KIND_CODES, LAYER_FEATURES, OperatorKind
 
@@ -141,7 +141,7 @@ def test_published_inference_times(
 
 def predicted(graph, chip=MAX78000, model=MODEL):
     segments = workloads.build_segments(graph, count=1).at(1)
-    return model.predict(segments.features, chip_features([chip], Precision.INT8), precision=Precision.INT8)
+    return model.predict(LayerQuestion.of(segments, [chip], Precision.INT8))
 
 
 def test_energy_is_power_at_work_times_time() -> None:

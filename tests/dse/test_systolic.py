@@ -16,9 +16,10 @@ from chiplib.chip import Precision
 from chiplib.features import chip_features
 from dse.cost_table import segment_costs
 from dse.errors import DseError
-from dse.proxy.model import Bound, cost_model
+from dse.proxy.model import Bound, LayerQuestion, cost_model
 from dse.proxy.systolic import layer_cycles
 from dse.proxy.systolic_cycles import Arrays, Products, Work, work
+from tests.dse.real import hand_made
 from workloads.graph import KIND_CODES, LAYER_FEATURES, OperatorKind
 
 LARGE = 1e12
@@ -256,8 +257,11 @@ def test_a_layer_waits_for_its_memory_or_the_memory_for_it():
     one_product |= {"gemm_n": [256, 0, 0], "gemm_k": [256, 0, 0], "flops": 2 * 256.0**3, "matrix": True}
     one_product |= {"kind": KIND_CODES[OperatorKind.LINEAR], "weight_bytes": 65536, "input_bytes": 65536}
     layer = rows_of(**one_product, output_bytes=65536)
-    chip = chip_features([NPU, replace(NPU, name="fast", peak_bw=1e13)], Precision.INT8)
-    costs = cost_model("systolic").predict(layer, chip, precision=Precision.INT8)
+    types = [NPU, replace(NPU, name="fast", peak_bw=1e13)]
+    chip = chip_features(types, Precision.INT8)
+    costs = cost_model("systolic").predict(
+        LayerQuestion(layers=layer, chips=chip, precision=Precision.INT8, graph=hand_made().graph, types=types)
+    )
     # one fold: 256 to shift in, 256 rows of inputs, 510 of fill and drain, at 700 MHz; 196,608 bytes at 34 GB/s
     assert costs.latency_ms[0] == pytest.approx([196608 / 34e9 * 1e3, (256 + 256 + 510) / 700e6 * 1e3])
     assert costs.bound[0].tolist() == [Bound.MEMORY, Bound.COMPUTE]
@@ -315,9 +319,9 @@ def test_resnet18_takes_the_cycles_that_scale_sim_reports():
 def test_a_slower_precision_takes_as_many_times_longer_as_its_peak_is_lower():
     chip = load_library("chiplets").chip("npu_int8_7nm")
     half = replace(chip, name="half", peak_flops={Precision.INT8: 1.38e14, Precision.FP16: 0.69e14}, peak_bw=1e15)
-    layer = workloads.load("resnet18").features[:1]
+    layers = workloads.build_segments(workloads.load("resnet18"), count=1).at(1)  # the same bytes in both
     eight, sixteen = (
-        cost_model("systolic").predict(layer, chip_features([half], precision), precision=precision).latency_ms[0, 0]
+        cost_model("systolic").predict(LayerQuestion.of(layers, [half], precision)).latency_ms[0, 0]
         for precision in (Precision.INT8, Precision.FP16)
     )
     assert sixteen == pytest.approx(2 * eight)
@@ -327,8 +331,8 @@ def test_a_chip_without_an_array_is_refused_by_name():
     segments = workloads.build_segments(workloads.load("resnet18"), count=2)
     with pytest.raises(DseError, match=r"'big_core'.*pe_array.*systolic"):
         segment_costs(segments, [load_library("chiplets").chip("big_core")], model="systolic")
-    features = chip_features([load_library("chiplets").chip("big_core"), NPU], Precision.INT8)
-    costs = cost_model("systolic").predict(segments.features, features, precision=Precision.INT8)
+    types = [load_library("chiplets").chip("big_core"), NPU]
+    costs = cost_model("systolic").predict(LayerQuestion.of(segments, types, Precision.INT8))
     assert np.isinf(costs.latency_ms[:, 0]).all() and np.isfinite(costs.latency_ms[:, 1]).all()
 
 

@@ -29,7 +29,7 @@ import workloads
 from chiplib import Dataflow, PeArray, load_library
 from chiplib.chip import ChipType, Precision
 from chiplib.features import chip_features
-from dse.proxy.model import cost_model
+from dse.proxy.model import LayerQuestion, cost_model
 from dse.proxy.systolic import layer_cycles
 from tests.peers.environment import HERE, PeerError, environment, step
 from workloads.graph import Layer, WorkloadGraph
@@ -94,11 +94,13 @@ def ours(graph: WorkloadGraph, rows: int, columns: int, dataflow: str, bandwidth
     """Return our cycles and SRAM reads of each product, and the time of one prediction of all layers."""
     layers, features = products(graph), graph.features
     mine = np.isin([layer.name for layer in graph.layers], [layer.name for layer in layers])
-    chips = chip_features([npu(rows, columns, dataflow)], Precision.INT8)
+    types = [npu(rows, columns, dataflow)]
+    chips = chip_features(types, Precision.INT8)
+    question = LayerQuestion(layers=features, chips=chips, precision=Precision.INT8, graph=graph, types=types)
     model, times = cost_model("systolic"), []
     for _ in range(50):
         started = time.process_time()
-        model.predict(features, chips, precision=Precision.INT8)
+        model.predict(question)
         times.append(time.process_time() - started)
     done = layer_cycles(features[mine], chips, Precision.INT8).products
     rows_of = zip(layers, done.cycles[:, 0, 0], done.input_reads[:, 0, 0], done.weight_reads[:, 0, 0], strict=True)
