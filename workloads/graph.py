@@ -111,9 +111,10 @@ class Layer:
 
     @property
     def operation(self) -> str:
-        """What it computes, without name space and overload: "add" of "aten.add.Tensor"."""
+        """What it computes, in place or not, without name space and overload: "add" of "aten.add_.Tensor"."""
         parts = self.operator.split(".")
-        return parts[1] if len(parts) > 1 else self.operator
+        name = parts[1] if len(parts) > 1 else self.operator
+        return name if name.endswith("__") else name.rstrip("_")
 
     @property
     def bytes(self) -> int:

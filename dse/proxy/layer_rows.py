@@ -66,7 +66,7 @@ def layer_rows(graph: WorkloadGraph) -> pd.DataFrame:
 def layer_row(layer: Layer) -> Row:
     """Return the row of one layer; shape columns that do not apply are left out."""
     dtype = SHORT_TYPES.get(layer.dtype, layer.dtype)
-    row: Row = {"op_name": operator_name(layer.operator), "dtype": dtype}
+    row: Row = {"op_name": layer.operation, "dtype": dtype}
     row |= {"flops": layer.flops, "bytes": layer.bytes, "weight_bytes": layer.weight_bytes}
     if layer.shape:  # a custom operator has none
         row |= _BY_KIND[layer.kind](layer, row["op_name"])
@@ -80,13 +80,6 @@ def layer_row(layer: Layer) -> Row:
 def compute_type(dtype: str) -> str:
     """Return what matrix units compute in for operands of that type."""
     return DTYPES[dtype].compute if dtype in DTYPES else dtype
-
-
-def operator_name(operator: str) -> str:
-    """Return an operator's own name: "add" of "aten.add_.Tensor"."""
-    parts = operator.split(".")
-    name = parts[-2] if len(parts) > 1 else operator
-    return name if name.endswith("__") else name.rstrip("_")
 
 
 def _convolution(layer: Layer, name: str) -> Row:

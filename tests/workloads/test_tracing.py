@@ -1,5 +1,7 @@
 """The dataflow of a traced model against hand counts: views, updates, weights, signatures; and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,10 +70,26 @@ def test_updates_in_place_are_ordered():
     graph = trace(Updated(), torch.randn(4, 8))
     names = [layer.name for layer in graph.layers]
     assert names == ["mul", "exp", "copy_", "relu_", "clone", "add_"]
+    assert [layer.operation for layer in graph.layers] == ["mul", "exp", "copy", "relu", "clone", "add"]
     assert producers(graph, "copy_") == {"exp": 32, "mul": 96}
     assert producers(graph, "relu_") == {"copy_": 128}
     assert producers(graph, "clone") == producers(graph, "add_") == {"relu_": 128}
     assert graph.layers[2].input_bytes == 32
+
+
+@pytest.mark.parametrize(
+    ("operator", "operation"),
+    [
+        ("aten.add_.Tensor", "add"),
+        ("aten._softmax.default", "_softmax"),
+        ("aten.__and__.Tensor", "__and__"),
+        ("aten.any", "any"),
+        ("mine", "mine"),
+    ],
+)
+def test_an_operation_has_no_name_space_and_no_overload_and_is_the_same_in_place(operator: str, operation: str):
+    layer = trace(nn.ReLU(), torch.randn(2)).layers[0]
+    assert replace(layer, operator=operator).operation == operation
 
 
 class Tied(nn.Module):

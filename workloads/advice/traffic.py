@@ -18,7 +18,7 @@ from workloads.advice.record import (
     share,
     share_text,
 )
-from workloads.graph import MATRIX_KINDS, OperatorKind
+from workloads.graph import MATRIX_KINDS, Layer, OperatorKind
 
 STREAM_SHARE = 0.10
 """Share of the bytes from which weights that are hardly used again, or copies, are worth a measure."""
@@ -164,7 +164,7 @@ def functions(f: Figures) -> Advice | None:
         if layer.kind is OperatorKind.ATTENTION:
             shape = layer.shape
             values[index] = shape["batch"] * shape["heads"] * shape["seq_q"] * shape["seq_kv"]
-        elif _base_name(layer.operator) in FUNCTIONS:
+        elif _function(layer) in FUNCTIONS:
             values[index] = math.prod(layer.output_shape)
     work = FUNCTION_OPERATIONS * float(values.sum())
     rest = float(f.flops[values == 0].sum()) + float(f.flops[f.of_kind(OperatorKind.ATTENTION)].sum())
@@ -174,7 +174,7 @@ def functions(f: Figures) -> Advice | None:
     by_name: Counter[str] = Counter()
     for layer, many in zip(f.layers, values.tolist(), strict=True):
         fused = layer.kind is OperatorKind.ATTENTION
-        by_name["softmax of attention" if fused else _base_name(layer.operator)] += int(many)
+        by_name["softmax of attention" if fused else _function(layer)] += int(many)
     names = [name for name, many in by_name.most_common() if many]
     named = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return Advice(
@@ -193,9 +193,9 @@ def functions(f: Figures) -> Advice | None:
     )
 
 
-def _base_name(operator: str) -> str:
-    """Return "gelu" of "aten.gelu_.default"."""
-    return operator.split(".")[1 if "." in operator else 0].strip("_")
+def _function(layer: Layer) -> str:
+    """Return "softmax" of "aten._softmax.default"."""
+    return layer.operation.lstrip("_")
 
 
 def tiny_kernels(f: Figures) -> Advice | None:
