@@ -181,12 +181,6 @@ class ChipType:
             )
         if self.idle_w is not None and self.idle_w >= self.tdp_w:
             raise ChipError(f"idle_w {self.idle_w:g} is not below tdp_w {self.tdp_w:g}", "the power drawn while idle")
-        if self.cycle_rules is not None and self.cycle_rules.active_w > self.tdp_w:
-            raise ChipError(
-                f"cycle_rules of chip {self.name!r} draw {self.cycle_rules.active_w:g} W at work, its tdp_w is "
-                f"{self.tdp_w:g}",
-                "at most the TDP",
-            )
         names = [known.name for known in fields(self)]
         names += [f"pe_array.{known.name}" for known in fields(PeArray)]
         names += [f"cycle_rules.{known.name}" for known in fields(CycleRules)]

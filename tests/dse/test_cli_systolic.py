@@ -54,8 +54,8 @@ def test_a_study_of_npus_runs(tmp_path: Path) -> None:
 
 
 def test_the_datasheet_shows_the_array_with_its_sources() -> None:
-    shown = invoke("chips", "tpu_v1").stdout
-    for line in ("pe_array.rows", "pe_array.dataflow", "weight_stationary", "pe_array.input_sram_kb", "25,166"):
+    shown = invoke("chips", "tpu_v4").stdout
+    for line in ("pe_array.rows", "pe_array.dataflow", "weight_stationary", "pe_array.input_sram_kb", "67,000"):
         assert line in shown
-    record = json.loads(invoke("chips", "tpu_v1", "--json").stdout)
-    assert record["pe_array"]["columns"] == 256 and record["source"]["pe_array"]
+    record = json.loads(invoke("chips", "tpu_v4", "--json").stdout)
+    assert record["pe_array"]["columns"] == 128 and record["source"]["pe_array"]

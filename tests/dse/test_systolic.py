@@ -242,7 +242,23 @@ def test_larger_buffers_never_move_more(code, m, n, k, shape, sram, growth):
     assert large.cycles <= small.cycles
 
 
-NPU = load_library("reference").chip("tpu_v1")
+NPU = replace(
+    load_library("reference").chip("edge_tpu"),
+    name="npu",
+    peak_flops={Precision.INT8: 2 * 256 * 256 * 700e6},
+    peak_bw=34e9,
+    pe_array=PeArray(
+        rows=256,
+        columns=256,
+        dataflow=Dataflow.WEIGHT,
+        clock_hz=700e6,
+        input_sram_kb=25166,
+        weight_sram_kb=262,
+        output_sram_kb=4194,
+        vector_lanes=256,
+    ),
+)
+"""An array of the size of Google's first TPU, and its memory (Jouppi et al., ISCA 2017, arXiv 1704.04760)."""
 
 
 def rows_of(**columns) -> np.ndarray:

@@ -77,8 +77,8 @@ def products(graph: WorkloadGraph) -> list[Layer]:
 
 
 def npu(rows: int, columns: int, dataflow: str) -> ChipType:
-    """Google's first TPU with another array, and accumulators without end, which SCALE-Sim assumes."""
-    chip = load_library("reference").chip("tpu_v1")
+    """Google's edge TPU with another array, and accumulators without end, which SCALE-Sim assumes."""
+    chip = load_library("reference").chip("edge_tpu")
     clock_hz = max(chip.peak_flops.values()) / (2 * rows * columns)
     sram = dict(zip(("input_sram_kb", "weight_sram_kb", "output_sram_kb"), (*SRAM_KB[:2], 1e12), strict=True))
     assert isinstance(chip.pe_array, PeArray)
