@@ -6,19 +6,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dse.proxy.calibration import with_stored
+    from dse.proxy.chips import device_table
     from dse.proxy.dataset import read_rows
     from dse.proxy.devices import read_devices
     from dse.proxy.ensemble import fit_proxy
+    from dse.proxy.fit_calibration import calibrate
+    from dse.proxy.hw_proxy import LayerHwProxy
     from dse.proxy.predict import LayerProxy, predict_frame
+    from dse.proxy.specified import build_layer_features
+    from dse.proxy.specified_chips import device_cfg
 
-__all__ = ["LayerProxy", "fit_proxy", "predict_frame", "read_devices", "read_rows"]
+__all__ = [
+    "LayerHwProxy",
+    "LayerProxy",
+    "build_layer_features",
+    "calibrate",
+    "device_cfg",
+    "device_table",
+    "fit_proxy",
+    "predict_frame",
+    "read_devices",
+    "read_rows",
+    "with_stored",
+]
 
 _HOMES = {
+    "LayerHwProxy": "hw_proxy",
     "LayerProxy": "predict",
+    "build_layer_features": "specified",
+    "device_cfg": "specified_chips",
+    "calibrate": "fit_calibration",
+    "device_table": "chips",
     "fit_proxy": "ensemble",
     "predict_frame": "predict",
     "read_devices": "devices",
     "read_rows": "dataset",
+    "with_stored": "calibration",
 }
 
 

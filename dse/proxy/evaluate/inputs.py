@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dse.proxy.columns import OPERATORS, SHAPES
+from dse.proxy.columns import SHAPES
 from dse.proxy.evaluate.predictor import Array
 from dse.proxy.evaluate.rooflines import of_device, peak_flops_s, roofline_terms
+from dse.proxy.specified import build_layer_features
 
 NAMES = ("op_name", "dtype", "compute_dtype", "framework", "timer")
 """Columns of text that are inputs beside op_type. The device's name is none: a new one could not be told."""
@@ -27,18 +28,23 @@ def specified_features(rows: pd.DataFrame, devices: pd.DataFrame) -> NDArray[np.
     seq_len the rows or output pixels.
     """
     shape = {name: rows[name].to_numpy(dtype=np.float64) for name in SHAPES}
-    work = (rows["flops"], rows["bytes"])
-    scales = [np.log10(column.to_numpy(dtype=np.float64) + 1) for column in work]
-    scales += [np.log10(peak_flops_s(rows, devices) + 1), np.log10(of_device(rows, devices, "peak_bw_gbs") * 1e9 + 1)]
-    kinds = np.array(list(OPERATORS))
-    one_hot = rows["op_type"].astype(object).to_numpy()[:, None] == kinds
-    embed_dim = _first(shape["heads"] * shape["head_dim"], shape["k"], shape["cols"], shape["cin"])
-    mlp_ratio = _first(shape["n"] / shape["k"], shape["cout"] / shape["cin"])
     pixels = shape["wout"] * _first(shape["hout"], np.ones(len(rows))) * _first(shape["dout"], np.ones(len(rows)))
-    seq_len = _first(shape["seq_kv"], shape["m"], shape["rows"], pixels)
-    narrow = ~rows["dtype"].isin(FULL_PRECISION).to_numpy()
-    layer = [embed_dim / 1024, _first(shape["heads"]) / 16, mlp_ratio / 4, seq_len / 1024, narrow]
-    return np.column_stack([*scales, one_hot, *layer]).astype(np.float32)
+    layers = {
+        "layer_type": rows["op_type"].astype(object).to_numpy(),
+        "flops": rows["flops"].to_numpy(dtype=np.float64),
+        "bytes": rows["bytes"].to_numpy(dtype=np.float64),
+        "embed_dim": _first(shape["heads"] * shape["head_dim"], shape["k"], shape["cols"], shape["cin"]),
+        "num_heads": _first(shape["heads"]),
+        "mlp_ratio": _first(shape["n"] / shape["k"], shape["cout"] / shape["cin"]),
+        "seq_len": _first(shape["seq_kv"], shape["m"], shape["rows"], pixels),
+        "precision": ~rows["dtype"].isin(FULL_PRECISION).to_numpy(),
+    }
+    devices_of_rows = {
+        "peak_flops": peak_flops_s(rows, devices),
+        "peak_bw": of_device(rows, devices, "peak_bw_gbs") * 1e9,
+    }
+    found: NDArray[np.float32] = build_layer_features(layers, devices_of_rows).numpy().astype(np.float32)
+    return found
 
 
 def numeric_inputs(rows: pd.DataFrame, devices: pd.DataFrame, *, roofline: bool) -> NDArray[np.float32]:
