@@ -61,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the measured operators of one device tell a layer proxy; see dse.proxy.calibrate.
+    """What the measured operators of one device tell a layer proxy; see dse.proxy.fit_calibration.
 
     A term of a network is shifted by `common`, by that of the row's kind, and by that of its framework and kind, as far
     as they were measured. `embedding` is added to what the network knows of the chip by its names.

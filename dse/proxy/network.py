@@ -113,7 +113,7 @@ class LayerProxyModel(nn.Module):
     ) -> Tensor:
         """Return the settings [N, S] of rows: what does not depend on their work, nor on the chip's rates.
 
-        `embedding` [N or 1, width] stands for a chip beyond its names; see dse.proxy.calibrate.
+        `embedding` [N or 1, width] stands for a chip beyond its names; see dse.proxy.fit_calibration.
         """
         chips = [table(chip_names[:, CHIP_NAMES.index(name)]) for name, table in zip(EMBEDDED, self.chips, strict=True)]
         first = self.numbers(torch.cat([shape_class, *chips], dim=1))

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from dse.cli.app import cli
 from dse.errors import DseError
 from dse.proxy import LayerProxy, predict_frame
-from dse.proxy.calibrate import PRIOR, calibrate
 from dse.proxy.calibration import Calibration, calibration_file, fingerprint, shifted, with_stored
 from dse.proxy.dataset import write_rows
 from dse.proxy.evaluate.calibration import calibration_curve
 from dse.proxy.features import features
 from dse.proxy.fit import inputs_of
+from dse.proxy.fit_calibration import PRIOR, calibrate
 from dse.proxy.intervals import Widths
 from dse.proxy.network import TERMS, LayerProxyModel, Scales
 from dse.proxy.vocabulary import Vocabulary

@@ -13,6 +13,17 @@ def test_functions_that_share_a_name_with_their_file_stay_functions(first):
     assert done.returncode == 0, done.stderr
 
 
+def test_public_names_of_the_proxy_are_there_whatever_was_imported_before():
+    code = (
+        "import pkgutil, importlib, dse.proxy\n"
+        "for part in pkgutil.iter_modules(dse.proxy.__path__):\n"
+        "    importlib.import_module(f'dse.proxy.{part.name}')\n"
+        "assert all(callable(getattr(dse.proxy, name)) for name in dse.proxy.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_package_and_the_cost_table_load_nothing_heavy():
     heavy = "torch fvcore pandas matplotlib plotly ortools numba pyarrow"
     code = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dse.proxy.calibrate import calibrate
 from dse.proxy.features import features
+from dse.proxy.fit_calibration import calibrate
 from dse.proxy.predict import LayerProxy
 from dse.proxy.selection import capped
 

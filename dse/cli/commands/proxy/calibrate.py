@@ -40,10 +40,10 @@ def command(
       dse proxy calibrate measured.csv --devices devices.csv --device NPU-2
       dse proxy calibrate measured.parquet --devices devices.csv --device NPU-2 --out NPU-2.calibration.json --json
     """
-    from dse.proxy.calibrate import calibrate
     from dse.proxy.calibration import calibration_file
     from dse.proxy.dataset import read_rows
     from dse.proxy.devices import read_devices
+    from dse.proxy.fit_calibration import calibrate
     from dse.proxy.predict import LayerProxy, shipped
     from dse.store import prepare_file
 
