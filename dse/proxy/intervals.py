@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
-from dse.proxy.vocabulary import Vocabulary
+from dse.proxy.model import Outside
+from dse.proxy.vocabulary import CASE, SEPARATOR, Vocabulary
 
 Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 COVERAGE = 0.9
 """Share of rows that should lie in their interval."""
@@ -31,7 +33,7 @@ class Novelty(IntEnum):
     DEVICE = 2  # another device of the same die, with the same library; as the next two
     DIE = 3  # other chips of the family are known
     FAMILY = 4  # other chips of the maker (vendor and kind of chip) are known
-    MAKER = 5  # nothing of this maker is known, or nothing of this operator: outside of the data
+    MAKER = 5  # outside of the data: see `outside`
 
     @property
     def label(self) -> str:
@@ -42,7 +44,7 @@ class Novelty(IntEnum):
             "new device of a known die",
             "new die of a known family",
             "new family of a known maker",
-            "outside of the data: new maker or operator",
+            "outside of the data: new maker, operator or number type",
         )[self]
 
 
@@ -51,10 +53,39 @@ def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
     names, chips = vocabulary.codes(features)
     maker, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
     software = names[:, NAMES.index("framework")] > 0
-    inside = maker & (names[:, NAMES.index("op_type")] > 0)
-    levels = [device & software, device, chip, family, inside]
+    inside = _outside(names, chips, vocabulary) == 0
+    levels = [device & software, device, chip, family, maker]
     codes: NDArray[np.int8] = np.select(levels, [*Novelty][:5], Novelty.MAKER).astype(np.int8)
     codes[~inside] = Novelty.MAKER
+    return codes
+
+
+def outside(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
+    """Return codes of Outside of each row [N]: why it is outside of the data, 0 where it is not.
+
+    A new maker (vendor and kind of chip), a kind of operator that was not measured on chips of a maker that was, or one
+    that was measured in other number types alone. fp16 and bf16 count as one.
+    """
+    return _outside(*vocabulary.codes(features), vocabulary)
+
+
+def _outside(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
+    maker, op_type, dtype = chips[:, 0], names[:, NAMES.index("op_type")], names[:, NAMES.index("dtype")].copy()
+    known, place = vocabulary.known, {name: vocabulary.places(name) for name in ("maker", "op_type", "dtype")}
+    half = [place["dtype"][name] for name in ("bf16", "fp16") if name in place["dtype"]]
+    cases = [case.split(SEPARATOR) for case in known.get(CASE, ())]
+    numbers = np.array([[place[n][t] for n, t in zip(place, case, strict=True)] for case in cases]).reshape(-1, 3)
+    for types in (dtype, numbers[:, 2]):
+        types[np.isin(types, half)] = max(half, default=0)
+    types_of, kinds_of = len(known["dtype"]) + 1, len(known["op_type"]) + 1
+    new_kind, new_numbers = op_type == 0, np.zeros(len(op_type), np.bool_)
+    if len(numbers):
+        new_kind |= (maker > 0) & ~np.isin(maker * kinds_of + op_type, numbers[:, 0] * kinds_of + numbers[:, 1])
+        new_numbers = (op_type > 0) & ~np.isin(op_type * types_of + dtype, numbers[:, 1] * types_of + numbers[:, 2])
+    reasons = {Outside.CHIP: maker == 0, Outside.OPERATOR: new_kind, Outside.NUMBERS: new_numbers}
+    codes = np.zeros(len(maker), np.int8)
+    for reason, rows in reasons.items():
+        codes[rows] |= reason
     return codes
 
 

@@ -68,7 +68,7 @@ def layer_row(layer: Layer) -> Row:
     dtype = SHORT_TYPES.get(layer.dtype, layer.dtype)
     row: Row = {"op_name": layer.operation, "dtype": dtype}
     row |= {"flops": layer.flops, "bytes": layer.bytes, "weight_bytes": layer.weight_bytes}
-    if layer.shape:  # a custom operator has none
+    if "layout" in layer.shape:  # which all have that are traced but custom operators
         row |= _BY_KIND[layer.kind](layer, row["op_name"])
         row["layout"] = layer.shape["layout"]
     else:

@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 
+CASE = "case"
+"""Key of what was measured together: maker, op_type and dtype of rows, joined by SEPARATOR."""
+
+SEPARATOR = " | "
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """The texts of training rows, by column of NAMES and CHIP_NAMES. A text's number is its place plus one; 0: new.
+    """The texts of training rows, by column of NAMES and CHIP_NAMES, and CASE. A text's number is its place plus one;
+    0: new.
 
     But for the maker, a chip's names are known with a library: what one library's kernels make of a die says little of
     another's. With names of the die alone a V100, known from one framework, was predicted worse for another than a chip
@@ -27,7 +33,8 @@ class Vocabulary:
         """Return the vocabulary of training rows."""
         columns = {name: features.names[:, i] for i, name in enumerate(NAMES)}
         columns |= dict(zip(CHIP_NAMES, _with_library(features), strict=True))
-        return cls(known={name: tuple(sorted(pd.unique(texts))) for name, texts in columns.items()})
+        known = {name: tuple(sorted(pd.unique(texts))) for name, texts in columns.items()}
+        return cls(known=known | {CASE: _cases(features)})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -40,10 +47,21 @@ class Vocabulary:
         chips = [self._numbers(*column) for column in zip(CHIP_NAMES, _with_library(features), strict=True)]
         return np.stack(names, axis=1), np.stack(chips, axis=1)
 
+    def places(self, column: str) -> dict[str, int]:
+        """Return the number of each text of a column."""
+        return {text: place + 1 for place, text in enumerate(self.known[column])}
+
     def _numbers(self, column: str, texts: NDArray[np.object_]) -> NDArray[np.int64]:
         codes, uniques = pd.factorize(texts)
         numbers: NDArray[np.int64] = (pd.Index(self.known[column]).get_indexer(pd.Index(uniques)) + 1)[codes]
         return numbers
+
+
+def _cases(features: Features) -> tuple[str, ...]:
+    of_case = [features.chip_names[:, CHIP_NAMES.index("maker")]]
+    of_case += [features.names[:, NAMES.index(name)] for name in ("op_type", "dtype")]
+    unique = pd.DataFrame(dict(enumerate(of_case))).drop_duplicates()
+    return tuple(sorted(SEPARATOR.join(case) for case in unique.itertuples(index=False, name=None)))
 
 
 def _with_library(features: Features) -> list[NDArray[np.object_]]:
