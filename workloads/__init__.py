@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from workloads.calls import Call, Count
     from workloads.catalog import Entry, Reference, entry, load, names
     from workloads.describe import describe, describe_entry
+    from workloads.eager import eager_memory
     from workloads.errors import WorkloadError
     from workloads.factory import trace_factory
     from workloads.files import trace_file
@@ -53,6 +54,7 @@ _HOME = {
     "count_operator": "operators",
     "describe": "describe",
     "describe_entry": "describe",
+    "eager_memory": "eager",
     "entry": "catalog",
     "family": "scaling",
     "growth": "growth",
@@ -92,6 +94,7 @@ __all__ = [
     "count_operator",
     "describe",
     "describe_entry",
+    "eager_memory",
     "entry",
     "family",
     "growth",

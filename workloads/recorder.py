@@ -66,7 +66,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._fake = fake
+        self.fake = fake
         self._given: dict[int, FakeTensor] = {}  # stand-ins of tensors with data, which outlive the step
         self.walker = StepWalker()
         self._paused = False
@@ -164,7 +164,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _without_data(self, tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, FakeTensor):
             return tensor
-        fake = self._fake.from_tensor(tensor)  # the same one each time, while it is kept
+        fake = self.fake.from_tensor(tensor)  # the same one each time, while it is kept
         return self._given.setdefault(id(fake), fake)
 
     def _is_check(self, truth: torch.Tensor) -> bool:

@@ -170,17 +170,8 @@ def _trace(
     model = module
     with quiet(), torch.inference_mode(False), torch.enable_grad():
         try:
-            fake = FakeTensorMode(allow_non_fake_inputs=True)
-            model, args, kwargs = _fake_copy(fake, module, args, kwargs)
-            recorder = StepRecorder(fake)
-            for tensor in tree_leaves((args, kwargs)):
-                if isinstance(tensor, torch.Tensor):
-                    recorder.hold(tensor, Role.ACTIVATION)
-            for path, tensor in _weights(model):
-                recorder.hold(tensor, Role.WEIGHT, path, _owner(model, path))
-            for path, child in model.named_modules():
-                _watch(recorder, child, path, recompute=path in paths)
-            with fake, recorder:
+            recorder, model, args, kwargs = recorded_copy(module, args, kwargs, paths, training=True)
+            with recorder.fake, recorder:
                 stepper = _run(recorder, model, args, kwargs, loss, optimizer)
         except WorkloadError:
             raise
@@ -190,10 +181,28 @@ def _trace(
         return _graph(recorder, model, name, args, kwargs, type(stepper).__name__ + again)
 
 
+def recorded_copy(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], paths: Sequence[str] = (), *, training: bool
+) -> tuple[StepRecorder, nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """Return a recorder that watches a copy of the model, the copy in its mode, and the arguments: all tensors fake."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    model, args, kwargs = _fake_copy(fake, module, args, kwargs)
+    model.train(training)
+    recorder = StepRecorder(fake)
+    for tensor in tree_leaves((args, kwargs)):
+        if isinstance(tensor, torch.Tensor):
+            recorder.hold(tensor, Role.ACTIVATION)
+    for path, tensor in _weights(model):
+        recorder.hold(tensor, Role.WEIGHT, path, _owner(model, path))
+    for path, child in model.named_modules():
+        _watch(recorder, child, path, recompute=path in paths)
+    return recorder, model, args, kwargs
+
+
 def _fake_copy(
     fake: FakeTensorMode, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """Return the model in training mode and its arguments, all tensors fake ones on the processor."""
+    """Return the model and its arguments, all tensors fake ones on the processor."""
     memo: dict[int, Any] = {}
 
     def replace(tensor: torch.Tensor) -> torch.Tensor:
@@ -209,7 +218,7 @@ def _fake_copy(
     for child in module.modules():
         tree_map_only(torch.Tensor, replace, [vars(child), child._parameters, child._buffers])
     args, kwargs = tree_map_only(torch.Tensor, replace, (args, kwargs))
-    return copy.deepcopy(module, memo).train(), args, kwargs
+    return copy.deepcopy(module, memo), args, kwargs
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
