@@ -27,7 +27,11 @@ class BrokenRule:
 def layer_shapes(shapes: Sequence[Mapping[str, int]]) -> LayerShapes:
     """Return the shape parameters of N layers as columns: name -> [N], NaN where a layer lacks the parameter."""
     names = sorted({name for shape in shapes for name in shape})
-    return {name: np.array([shape.get(name, np.nan) for shape in shapes], np.float64) for name in names}
+    columns = {name: np.full(len(shapes), np.nan) for name in names}
+    for layer, shape in enumerate(shapes):
+        for name, value in shape.items():
+            columns[name][layer] = value
+    return columns
 
 
 def broken_rules(
@@ -44,6 +48,8 @@ def broken_rules(
     `operations` [N] are what the layers compute, as rules on the parameter "operation" name it ("add", "relu"); such
     rules hold for nothing where none are given.
     """
+    if not chip.rules and not chip.missing_operators:  # as most chips: spare the arrays
+        return []
     columns = shapes if isinstance(shapes, Mapping) else layer_shapes(shapes)
     kind, operation = np.asarray(kinds, dtype=str), np.asarray(operations, dtype=str)
     found = [
