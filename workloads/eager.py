@@ -17,14 +17,19 @@ from workloads.training_step import recorded_copy
 
 
 def eager_memory(
-    module: nn.Module, example_inputs: Sequence[Any] | torch.Tensor, *, example_kwargs: Mapping[str, Any] | None = None
+    module: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    workspaces: bool = True,
 ) -> PeakMemory:
     """Return the peak of one forward pass in evaluation mode without gradients, as eager PyTorch runs it.
 
     All parameters and buffers and the inputs are there from the start; an activation lives until Python drops it, which
     may be long after it was last read: the input of a residual block is held by whoever called the block. The copies
-    that kernels make are counted as in a training step (workloads.workspace). `peak_memory` of a traced graph is the
-    least that a schedule of these operators needs; this is what is allocated. Nothing is computed.
+    that a processor's kernels make are counted as in a training step (workloads.workspace), unless `workspaces` is
+    false. `peak_memory` of a traced graph is the least that a schedule of these operators needs; this is what is
+    allocated. Nothing is computed.
 
     Raises WorkloadError where the model does not run on fake tensors.
     """
@@ -32,7 +37,7 @@ def eager_memory(
     model = module
     with quiet(), torch.inference_mode(False), torch.no_grad():
         try:
-            recorder, model, args, kwargs = recorded_copy(module, args, kwargs, training=False)
+            recorder, model, args, kwargs = recorded_copy(module, args, kwargs, training=False, workspaces=workspaces)
             with recorder.fake, recorder:
                 _held = model(*args, **kwargs)  # to the end, as the variable of a caller
         except WorkloadError:

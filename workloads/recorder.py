@@ -61,11 +61,12 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, every operator below autograd becomes a layer of `walker`.
 
     `phase` is the part of the step that runs; nothing is recorded while `paused`. Tensors with data, such as labels
-    that a loss holds, are taken as fake ones of `fake`.
+    that a loss holds, are taken as fake ones of `fake`. `workspaces` are those of a processor's kernels.
     """
 
-    def __init__(self, fake: FakeTensorMode) -> None:
+    def __init__(self, fake: FakeTensorMode, *, workspaces: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._workspaces = workspaces
         self.fake = fake
         self._given: dict[int, FakeTensor] = {}  # stand-ins of tensors with data, which outlive the step
         self.walker = StepWalker()
@@ -187,7 +188,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         positional, named = tree_map_only(torch.Tensor, self._value, (args, dict(kwargs)))
         index = len(self.walker.layers)
         result = self.walker._operator(call, func, positional, named, {before: inputs}, scope)
-        working, kept = workspace_bytes(func, args, kwargs, made)
+        working, kept = workspace_bytes(func, args, kwargs, made) if self._workspaces else (0, 0)
         self._allocations.append([index, index, working, Role.ACTIVATION])
         for tensor, value in zip(made, values_in(result), strict=False):
             storage = tensor.untyped_storage()

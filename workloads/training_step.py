@@ -182,13 +182,19 @@ def _trace(
 
 
 def recorded_copy(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], paths: Sequence[str] = (), *, training: bool
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    paths: Sequence[str] = (),
+    *,
+    training: bool,
+    workspaces: bool = True,
 ) -> tuple[StepRecorder, nn.Module, tuple[Any, ...], dict[str, Any]]:
     """Return a recorder that watches a copy of the model, the copy in its mode, and the arguments: all tensors fake."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     model, args, kwargs = _fake_copy(fake, module, args, kwargs)
     model.train(training)
-    recorder = StepRecorder(fake)
+    recorder = StepRecorder(fake, workspaces=workspaces)
     for tensor in tree_leaves((args, kwargs)):
         if isinstance(tensor, torch.Tensor):
             recorder.hold(tensor, Role.ACTIVATION)

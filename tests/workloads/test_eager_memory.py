@@ -62,6 +62,13 @@ def test_what_a_caller_holds_and_what_nobody_reads_is_counted() -> None:
     assert least.weight_bytes == 0
 
 
+def test_copies_of_kernels_are_those_of_a_processor() -> None:
+    x, module = torch.zeros(1, 64, 100, 100), nn.Conv2d(64, 64, 3, padding=1)
+    tensors = 2 * 4 * x.numel()
+    assert eager_memory(module, x, workspaces=False).activation_bytes == tensors
+    assert eager_memory(module, x).activation_bytes > 1.4 * tensors
+
+
 def test_the_model_is_left_as_found_and_one_that_does_not_run_is_refused() -> None:
     module = Residual().train()
     eager_memory(module, torch.zeros(2, 2))
