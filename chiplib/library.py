@@ -28,6 +28,7 @@ class ChipLibrary:
     chips: Mapping[str, ChipType]
     links: Mapping[str, LinkType] = field(default_factory=dict)
     packages: Mapping[str, Package] = field(default_factory=dict)
+    folder: Path | None = None  # of its file, beside which measurements of its chips are kept
 
     def chip(self, name: str) -> ChipType:
         """Return the chip of this name. Raises ChipError, naming the nearest, where there is none."""
@@ -58,6 +59,7 @@ class ChipLibrary:
             chips={**self.chips, **other.chips},
             links={**self.links, **other.links},
             packages={**self.packages, **other.packages},
+            folder=self.folder if self.folder == other.folder else None,
         )
 
 
@@ -134,6 +136,7 @@ def _read(path: Path, name: str) -> ChipLibrary:
         chips=_by_name(content.chip_types),
         links={**links, **_by_name(content.links)},
         packages={**packages, **_by_name(content.packages)},
+        folder=path.parent,
     )
 
 

@@ -136,6 +136,17 @@ class CostTable:
             allowed=allowed[:, types],
         )
 
+    def at(self, end: Literal["low", "high"]) -> CostTable:
+        """Return the table with every latency at that end of its interval.
+
+        Raises DseError where the model gives no intervals.
+        """
+        ends = self.costs.low_ms if end == "low" else self.costs.high_ms
+        if ends is None:
+            raise DseError(f"cost model {self.costs.model!r} gives no intervals", f"model: {DEFAULT}")
+        never = np.full((len(ends), 1), np.inf)
+        return replace(self, latency_ms=np.hstack([ends, never])[:, self.type_of_slot])
+
     def crowded(self, assignment: NDArray[np.int64]) -> tuple[str, ...]:
         """Say which slots break a network rule of their chip with all the segments that `assignment` [K] gives them.
 

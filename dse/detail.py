@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.proxy.model import Bound
+from dse.prediction import basis, ends_of, intervals, outside
+from dse.proxy.model import Bound, Outside
 from dse.residency import resident_weights
 from solvers.mapping.problem import Mapping
 
@@ -37,6 +38,9 @@ def detail(
     return {
         "schema": 1,
         "metrics": metrics.as_dict(),
+        "prediction": basis(table.costs, table.system.names)
+        | {"intervals": {name: list(ends) for name, ends in intervals(timeline, placement).items()}}
+        | {"outside": outside(table, timeline.assignment)},
         "package": _package(table),
         "chips": _chips(timeline, table, placement),
         "links": _links(timeline, table),
@@ -166,6 +170,7 @@ def _segments(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
             "name": segment.name,
             "slot": int(slot),
             "latency_ms": float(table.latency_ms[k, slot]),
+            **ends_of(table, k, int(slot)),
             "energy_mj": float(table.energy_mj[k, slot]),
             "flops": float(segment.flops),
             "bytes": float(segment.bytes),
@@ -180,6 +185,7 @@ def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
     slot = timeline.assignment[segments.segment_of_layer]
     column = table.type_of_slot[slot]
     here = np.arange(len(slot))
+    outside_of = None if layers.outside is None else layers.outside[here, column]
     latency_ms, bound, moved = (
         values[here, column] for values in (layers.latency_ms, layers.bound, layers.memory_bytes)
     )
@@ -191,6 +197,7 @@ def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
             "flops": float(segments.features["flops"][n]),
             "bytes": float(moved[n]),
             "bound": Bound(int(bound[n])).label,
+            "outside": [] if outside_of is None else list(Outside(int(outside_of[n])).labels),
         }
         for n in here.tolist()
     ]

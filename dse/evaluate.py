@@ -16,6 +16,7 @@ from chiplib.chip import Precision
 from chiplib.package import slot_centres
 from dse.cost_table import CostTable, SegmentCosts
 from dse.detail import detail
+from dse.prediction import intervals
 from dse.search.bounds import SLOPES
 from dse.simulate import simulate
 from dse.space import DesignPoint, design_id
@@ -133,6 +134,7 @@ class Evaluator:
             points.append(
                 {
                     "metrics": timeline.metrics().as_dict(),
+                    "intervals": {name: list(ends) for name, ends in intervals(timeline, placement).items()},
                     "assignment": mapping.assignment.tolist(),
                     "site": placement.site.tolist(),
                     "weights": [latency_weight, energy_weight],

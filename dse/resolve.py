@@ -22,7 +22,10 @@ from dse.cost_table import SegmentCosts, resident_bytes, segment_costs
 from dse.errors import DseError
 from dse.evaluate import Evaluator
 from dse.objectives import ENERGY, TIME, Objectives
-from dse.proxy.model import cost_model
+from dse.prediction import basis as basis_of_latency
+from dse.prediction import outside_by_chip
+from dse.proxy.model import check_software, cost_model
+from dse.proxy.software import Software
 from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
 from dse.search.certified import DesignBounds
 from dse.space import Designs, enumerate_designs
@@ -49,6 +52,8 @@ class Resolved:
     workload: dict[str, Any]  # workload.json
     datasheets: dict[str, Any]  # library.json
     fingerprints: dict[str, str]  # of what the results depend on beside the study; not of prose, nor of the code
+    software: Software  # as the cost model takes it
+    prediction: dict[str, Any]  # what gave the latencies: dse.prediction.basis and outside_by_chip
 
 
 def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
@@ -62,7 +67,8 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
             mapping_solver(name)
     types = [library.chip(name) for name in designs.chips]
     with said_of(study, "model"):
-        cost_model(study.model)
+        model = cost_model(study.model)
+        software = check_software(model, Software(framework=study.framework or "", timer=study.timer or ""))
     with said_of(study, "workload"):
         family = workloads.family(study.workload, mode=study.training or study.mode)
         graph = sized(family, length=study.length, seconds=study.seconds)
@@ -74,10 +80,19 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
             other = sized(family, batch=batch, length=study.length, seconds=study.seconds)
             at_batch[batch] = segments if batch == graph.batch else segments.over(other)
     costs = {
-        (precision, batch): segment_costs(at_batch[batch], types, model=study.model, precision=precision)
+        (precision, batch): segment_costs(
+            at_batch[batch],
+            types,
+            model=study.model,
+            precision=precision,
+            framework=software.framework,
+            timer=software.timer,
+            calibrations=library.folder,
+        )
         for precision in study.space.precisions
         for batch in study.space.batches
     }
+    prediction = basis_of_latency(next(iter(costs.values()))) | {"outside": outside_by_chip(costs.values())}
     packages = [library.package(name) for name in study.space.packages]
     planes = _bound_all(study, designs, types, packages, costs)
     exact, fits, misfit = _exact(study, designs, types, packages)
@@ -93,7 +108,7 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         "packages": [_record(package) for package in packages],
         "links": [_record(link) for link in {package.link.name: package.link for package in packages}.values()],
         "basis": [
-            {"subject": f"latency: model {study.model}", "statement": cost_model(study.model).source, "source": ""},
+            {"subject": f"latency: model {study.model}", "statement": model.source, "source": _measured(prediction)},
             {"subject": "precision", "statement": PRECISION_BASIS, "source": "assumed"},
             *(asdict(statement) for statement in basis(types, packages)),
         ],
@@ -117,7 +132,10 @@ def resolve(study: StudyFile, library: ChipLibrary) -> Resolved:
         ),
         workload=describe_workload(study.workload, graph) | cuts,
         datasheets=datasheets,
-        fingerprints={"workload_fingerprint": _digest(traced), "library_fingerprint": _digest(facts)},
+        fingerprints={"workload_fingerprint": _digest(traced), "library_fingerprint": _digest(facts)}
+        | ({"model_fingerprint": prediction["fingerprint"]} if prediction["fingerprint"] else {}),
+        software=software,
+        prediction=prediction,
     )
 
 
@@ -217,6 +235,18 @@ def _exact(
         values[row] = [getattr(system, name) for name in names]
     exact, fits, misfit = values[inverse], good[inverse], why[inverse]
     return exact, fits, misfit
+
+
+def _measured(prediction: dict[str, Any]) -> str:
+    """What a fitted model rests on and speaks for, in words; empty of others."""
+    if not prediction["data"]:
+        return ""
+    rows = ", ".join(f"{source} {count:,}" for source, count in prediction["data"].items())
+    chips: dict[str, list[str]] = {}
+    for chip, each in prediction["software"].items():
+        chips.setdefault(f"{each['framework']}, timed by {each['timer']}", []).append(chip)
+    spoken_for = "; ".join(f"{software} ({', '.join(names)})" for software, names in chips.items())
+    return f"measured operators: {rows}; weights {prediction['fingerprint']}; speaks for {spoken_for}"
 
 
 def _digest(value: Any) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from chiplib.chip import Precision
 from dse.cost_table import CostTable, cost_table
 from dse.errors import DseError
+from dse.proxy.model import DEFAULT
 from dse.timeline import SPAN, TRANSFER, Timeline, steady_period_ms
 from solvers.mapping.problem import Mapping, Regime
 
@@ -34,15 +35,17 @@ def simulate(
     regime: Regime = "serial",
     contention: bool = True,
     window: int | None = None,
-    model: str = "roofline",
+    model: str = DEFAULT,
     precision: Precision | str = Precision.FP16,
+    framework: str | None = None,
+    timer: str | None = None,
     table: CostTable | None = None,
 ) -> Timeline:
     """Simulate `inputs` inputs (batches) of a mapped workload.
 
     `mapping` gives the slot of each segment [K]. `layout` says in which slot of the package each chip lies
     (`site[c]` of the c-th occupied slot); without one, chips lie where the system has them. A `table` of this system
-    spares computing it; `model` and `precision` are then the table's.
+    spares computing it; `model`, `precision`, `framework` and `timer` are then the table's.
 
     A slot runs one segment at a time, without preemption. The transfer of an edge between slots is ready when its
     producer has ended, holds every link of its route for bytes x ms_per_byte (cut-through: the circuit is held) and
@@ -60,7 +63,7 @@ def simulate(
     it is put, or the layout does not fit the system.
     """
     if table is None:
-        table = cost_table(segments, system, model=model, precision=precision)
+        table = cost_table(segments, system, model=model, precision=precision, framework=framework, timer=timer)
     elif table.system is not system:
         raise DseError("the cost table is of another system", "make it with cost_table(segments, system)")
     if regime not in get_args(Regime):

@@ -105,7 +105,7 @@ class Study(StudyFile):
 
     def _claim(self, folder: RunFolder, resolved: Resolved) -> None:
         """Write what the run is; refuse a folder that holds another one."""
-        settings = asdict(replace(self, budget=None))
+        settings = asdict(replace(self, budget=None, framework=resolved.software.framework or None))
         text = yaml.safe_dump(_plain(settings | resolved.fingerprints), sort_keys=False)
         path = folder.path / "study.yaml"
         if path.exists():

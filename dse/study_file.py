@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from dse.errors import DseError
 from dse.objectives import Objectives
+from dse.proxy.model import DEFAULT
 from dse.space import DesignSpace
 from workloads.graph import Mode
 from workloads.run_mode import Training
@@ -55,7 +56,9 @@ class StudyFile:
     training: Training | None = None  # optimiser and recomputation of the step, in mode train
     length: int | None = None  # of the workload's sequence, in its units; as in the catalogue where nothing is said
     seconds: float | None = None  # the same in seconds of signal
-    model: str = "roofline"
+    model: str = DEFAULT
+    framework: str | None = None  # that a model which knows software speaks for; see dse.proxy.software
+    timer: str | None = None  # None: the one that the framework was measured with
     regime: Literal["serial", "pipelined"] = "serial"
     inputs: int = 32  # simulated, in the pipelined regime
     epsilon: float = 0.0  # an unmapped design is closed when it cannot be better by more than this

@@ -109,7 +109,13 @@ class Sweep:
     def points(self) -> list[dict[str, Any]]:
         """Every point found so far: design, point, params, metrics."""
         return [
-            {"design": row["design"], "point": number, "params": row["params"], "metrics": point["metrics"]}
+            {
+                "design": row["design"],
+                "point": number,
+                "params": row["params"],
+                "metrics": point["metrics"],
+                "intervals": point.get("intervals", {}),
+            }
             for row in self.rows.values()
             for number, point in enumerate(row["points"])
         ]
@@ -171,6 +177,7 @@ class Sweep:
             "objectives": list(self.study.objectives),
             "regime": self.study.regime,
             "model": self.study.model,
+            "prediction": self.resolved.prediction,
             "designs": len(self.resolved.designs),
             "infeasible": len(state.possible) - int(state.possible.sum()),
             "evaluated": len(self.rows),

@@ -31,7 +31,9 @@ OPTIONS = (
     ),
     click.option("--precision", default="fp16", show_default=True, help="fp32, tf32, fp16, fp8 or int8."),
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples an input."),
-    click.option("--model", default="roofline", show_default=True, help="Layer cost model."),
+    click.option("--model", default="learned", show_default=True, help="Layer cost model."),
+    click.option("--framework", help="Software that model learned speaks for.  [default: torch, PyTorch as it is]"),
+    click.option("--timer", help="How that software was timed.  [default: as the framework was]"),
     click.option("--segments", "count", type=click.IntRange(min=1), help="Cut the layers into so many segments."),
     click.option("--segment-size", type=click.IntRange(min=1), help="Layers a segment.  [default: 4]"),
     click.option("--depth", type=click.IntRange(min=1), help="One segment a module at this depth of the model."),
@@ -65,6 +67,7 @@ class MappedDesign:
     table: CostTable
     mapping: Mapping
     regime: Regime
+    interval: tuple[float, float] | None  # of the mapping's latency_ms, where the model gives one
 
     @property
     def title(self) -> str:
@@ -100,13 +103,23 @@ class MappedDesign:
             "status": mapping.status,
             "wall_s": mapping.wall_s,
             "latency_ms": mapping.latency_ms,
+            "latency_interval_ms": self.interval,
             "energy_mj": mapping.energy_mj,
+            "prediction": self.prediction(),
             "assignment": mapping.assignment,
             "segments": [dict(zip(SEGMENT_KEYS, row, strict=True)) for row in self.segment_rows()],
         }
 
+    def prediction(self) -> dict[str, Any]:
+        """Return what gave the latencies, and what of the design lies outside of the model's data."""
+        from dse.prediction import basis, outside
+
+        return basis(self.table.costs, self.chips) | {"outside": outside(self.table, self.mapping.assignment)}
+
     def segment_rows(self) -> list[tuple[object, ...]]:
         """Return a row of SEGMENT_KEYS for each segment."""
+        from dse.prediction import ends_of
+
         table = self.table
         rows: list[tuple[object, ...]] = []
         for segment, slot in zip(table.segments, self.mapping.assignment.tolist(), strict=True):
@@ -118,6 +131,7 @@ class MappedDesign:
                     slot,
                     self.chips[slot],
                     float(table.latency_ms[segment.id, slot]),
+                    *ends_of(table, segment.id, slot).values(),
                     float(table.energy_mj[segment.id, slot]),
                 )
             )
@@ -135,7 +149,9 @@ class MappedDesign:
 
 
 SHOWN = 3  # reasons of a refusal; the others are counted
-SEGMENT_KEYS = ("id", "name", "layers", "slot", "chip", "latency_ms", "energy_mj")
+SEGMENT_KEYS = (
+    *("id", "name", "layers", "slot", "chip", "latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj"),
+)
 
 
 def map_design(
@@ -149,6 +165,8 @@ def map_design(
     precision: str,
     batch: int,
     model: str,
+    framework: str | None,
+    timer: str | None,
     count: int | None,
     segment_size: int | None,
     depth: int | None,
@@ -162,6 +180,7 @@ def map_design(
     import solvers
     import workloads
     from dse.cost_table import cost_table
+    from dse.prediction import mapping_interval
     from dse.workload import workload_graph
 
     ways = {"count": count, "segment_size": segment_size, "depth": depth}
@@ -175,10 +194,19 @@ def map_design(
             f"--chips {chips!r} names no chip in place {place}",
             "names joined by single commas, such as big_core,small_core; slots left over stay empty",
         )
-    system = chiplib.System.build(package=package, chips=list(names), library=chiplib.load_library(library))
+    shelf = chiplib.load_library(library)
+    system = chiplib.System.build(package=package, chips=list(names), library=shelf)
     graph = workload_graph(workload, batch=batch)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
-    table = cost_table(segments, system, model=model, precision=precision)
+    table = cost_table(
+        segments,
+        system,
+        model=model,
+        precision=precision,
+        framework=framework,
+        timer=timer,
+        calibrations=shelf.folder,
+    )
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
     design = MappedDesign(
@@ -192,6 +220,7 @@ def map_design(
         table=table,
         mapping=mapping,
         regime=problem.regime,
+        interval=mapping_interval(table, problem, mapping.assignment) if len(mapping.assignment) else None,
     )
     if not len(mapping.assignment):
         _refuse(design)

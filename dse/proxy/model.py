@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workloads.graph import WorkloadGraph
     from workloads.segments import SegmentGraph
 
-DEFAULT = "roofline"
+DEFAULT = "learned"
 """Cost model where nothing is said."""
 
 
@@ -56,6 +56,15 @@ class Outside(IntFlag):
     def labels(self) -> tuple[str, ...]:
         """Names of what is set, in files and reports."""
         return tuple(flag.name.lower() for flag in Outside if flag in self and flag.name)
+
+
+REASONS: Dict[str, str] = {
+    "chip": "no chip of its maker and kind was measured",
+    "operator": "this kind of operator was not measured on chips of its maker",
+    "numbers": "this kind of operator was not measured in numbers of this type",
+    "size": "larger than what was measured",
+}
+"""Label of Outside -> what it means, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

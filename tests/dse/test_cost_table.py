@@ -18,7 +18,7 @@ CHIPS = load_library("chiplets").chips
 
 def test_a_segment_costs_the_sum_of_its_layers_each_at_its_roofline():
     segments, chip = hand_made(), CHIPS["big_core"]
-    costs = segment_costs(segments, [chip], precision="fp16")
+    costs = segment_costs(segments, [chip], model="roofline", precision="fp16")
     part = chip_features([chip], Precision.FP16)[0]
     for segment in segments:
         latency_ms = 0.0

@@ -32,14 +32,20 @@ def test_it_holds_what_the_run_folder_promises(point):
     _, shown = point
     assert set(shown) == {
         "schema", "metrics", "package", "chips", "links", "segments", "layers", "rooflines", "compute", "transfers",
-        "memory", "cost", "energy", "mapping", "contention", "placement",
+        "memory", "cost", "energy", "mapping", "contention", "placement", "prediction",
     }  # fmt: skip
     assert set(shown["chips"][0]) == {
         "slot", "name", "x_mm", "y_mm", "width_mm", "height_mm", "rotated", "busy_ms", "utilisation",
         "peak_memory_mb", "memory_mb", "power_w", "weights_mb",
     }  # fmt: skip
-    assert set(shown["segments"][0]) == {"id", "name", "slot", "latency_ms", "energy_mj", "flops", "bytes", "bound"}
-    assert set(shown["layers"][0]) == {"index", "slot", "latency_ms", "flops", "bytes", "bound"}
+    assert set(shown["segments"][0]) == {
+        "id", "name", "slot", "latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj", "flops", "bytes", "bound",
+    }  # fmt: skip
+    assert set(shown["layers"][0]) == {"index", "slot", "latency_ms", "flops", "bytes", "bound", "outside"}
+    assert set(shown["prediction"]) == {
+        "model", "framework", "timer", "software", "data", "coverage", "fingerprint", "calibrated", "intervals",
+        "outside",
+    }  # fmt: skip
     assert set(shown["rooflines"]) == {"big_core", "small_core"}
     assert all(len(row) == 8 for row in shown["transfers"]) and all(len(row) == 5 for row in shown["compute"])
 

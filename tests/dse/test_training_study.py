@@ -30,6 +30,7 @@ mode: train
 segments: {count: 12}
 library: chiplets
 objectives: [latency_ms, cost_usd]
+model: roofline
 space: {chips: [big_core, small_core], max_chips: 2, packages: [interposer_2x2], precisions: [fp16]}
 """
 

@@ -8,6 +8,7 @@ import click
 
 from dse.cli.design import design_options, map_design
 from dse.cli.output import emit_json, print_table
+from dse.cli.prediction import interval_of, told
 
 
 @click.command()
@@ -26,9 +27,25 @@ def command(as_json: bool, **words: Any) -> None:
     if as_json:
         emit_json(design.as_dict())
         return
-    columns = ("segment", "layers of", "layers", "slot", "chip", "latency ms", "energy mJ")
-    print_table(columns, design.segment_rows(), title=design.title, left=2)
+    columns = ("segment", "layers of", "layers", "slot", "chip", "latency ms", "low ms", "high ms", "energy mJ")
+    spare = ("low ms", "high ms")
+    rows, shown = design.segment_rows(), list(range(len(columns)))
+    if design.interval is None:
+        shown = [place for place, name in enumerate(columns) if name not in spare]
+    print_table(
+        [columns[place] for place in shown],
+        [[row[place] for place in shown] for row in rows],
+        title=design.title,
+        left=2,
+        spare=spare,
+    )
     mapping = design.mapping
     time = "latency" if design.regime == "serial" else "period"
-    click.echo(f"{time} {mapping.latency_ms:.5g} ms, energy {mapping.energy_mj:.5g} mJ (without link contention).")
+    prediction = design.prediction()
+    within = interval_of(design.interval, "ms", prediction)
+    click.echo(
+        f"{time} {mapping.latency_ms:.5g} ms{within}, energy {mapping.energy_mj:.5g} mJ (without link contention)."
+    )
     click.echo(design.proof())
+    for line in told(prediction):
+        click.echo(line)

@@ -10,10 +10,11 @@ import click
 
 from dse.cli.app import InputError, Interrupted
 from dse.cli.output import console, emit_json, print_table
+from dse.cli.prediction import told_of_chips
 from dse.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ROWS = 20  # of the front on the screen; the whole front is in front.csv
 TITLES = {
@@ -87,12 +88,14 @@ def command(
     if as_json:
         emit_json(
             {name: summary[name] for name in COUNTS}
-            | {name: summary[name] for name in ("front", "hypervolume", "epsilon", "wall_s")}
+            | {name: summary[name] for name in ("front", "hypervolume", "epsilon", "wall_s", "prediction")}
             | {"report": str(page)}
         )
     else:
         _print_front(summary)
         click.echo(_sentence(summary))
+        for line in told_of_chips(summary["prediction"]):
+            click.echo(line)
         click.echo(f"Report: {page}")
     for row in summary["damaged_rows"]:
         click.echo(f"warning: {row['file']}, line {row['line']} is damaged and left out: {row['reason']}", err=True)
@@ -111,15 +114,28 @@ def _print_front(summary: Mapping[str, Any]) -> None:
     names = list(summary["objectives"])
     if console().width >= WIDE:
         names += [name for name in SHOWN_IF_WIDE if name not in names]
+    timed = [name for name in names[: len(summary["objectives"])] if name in _with_interval(front)]
     rows: list[tuple[object, ...]] = []
     for point, words in zip(front, params, strict=True):
         is_knee = (point["design"], point["point"]) == (knee["design"], knee["point"])
         if len(rows) < ROWS or is_knee:
             cells = (*(words[name] for name in varying), *(point["metrics"][name] for name in names))
-            rows.append((*cells, "knee" if is_knee else ""))
+            ends = tuple(_ends(point["intervals"][name]) for name in timed)
+            rows.append((*cells, *ends, "knee" if is_knee else ""))
     shown = f"{len(rows)} of {len(front)} points" if len(rows) < len(front) else f"{len(front)} points"
     title = f"Pareto front of {summary['study']}, {shown}" + (f" ({same})" if same else "")
-    print_table((*varying, *(TITLES.get(name, name) for name in names), ""), rows, title=title, left=len(varying))
+    spread = [f"{TITLES[name]}, {summary['prediction']['coverage']:.0%} interval".replace("%", " %") for name in timed]
+    columns = (*varying, *(TITLES.get(name, name) for name in names), *spread, "")
+    print_table(columns, rows, title=title, left=len(varying), spare=spread)
+
+
+def _with_interval(front: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the metrics of which every point of the front has an interval."""
+    return set.intersection(*(set(point["intervals"]) for point in front))
+
+
+def _ends(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def _words(params: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import click
 from dse.cli.app import InputError
 from dse.cli.design import MappedDesign, design_options, map_design
 from dse.cli.output import emit_json, print_table
+from dse.cli.prediction import told
 
 if TYPE_CHECKING:
     from dse.timeline import Timeline
@@ -68,16 +69,20 @@ def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any
     if as_json:
         emit_json(answer)
         return
-    metrics = [(name, unit, answer["metrics"][name]) for name, unit in UNITS.items()]
+    found: dict[str, Any] = answer["intervals"]
+    metrics = [(name, unit, answer["metrics"][name], *found.get(name, (None, None))) for name, unit in UNITS.items()]
+    columns = ("metric", "unit", "value", "low", "high")
     count = "1 input" if inputs == 1 else f"{inputs} inputs"
     click.echo(f"{design.title}, {design.regime}, {count}")
-    print_table(("metric", "unit", "value"), metrics, left=2)
+    print_table(columns[: 5 if found else 3], [row[: 5 if found else 3] for row in metrics], left=2)
     print_table(
         ("chip", "slot", "x mm", "y mm", "busy ms", "utilisation", "peak memory MB"),
         [tuple(slot[key] for key in SLOT_KEYS) for slot in answer["slots"]],
         title="Chips",
     )
     click.echo(design.proof())
+    for line in told(answer["prediction"]):
+        click.echo(line)
 
 
 SLOT_KEYS = ("chip", "slot", "x_mm", "y_mm", "busy_ms", "utilisation", "peak_memory_mb")
@@ -86,6 +91,8 @@ SLOT_KEYS = ("chip", "slot", "x_mm", "y_mm", "busy_ms", "utilisation", "peak_mem
 def _answer(
     design: MappedDesign, timeline: Timeline, placement: Placement, inputs: int, contention: bool
 ) -> dict[str, Any]:
+    from dse.prediction import intervals
+
     slots = []
     for position, (slot, chip) in enumerate(
         (slot, chip) for slot, chip in enumerate(design.table.system.chips) if chip is not None
@@ -106,5 +113,6 @@ def _answer(
         "contention": contention,
         "makespan_ms": timeline.makespan_ms,
         "metrics": timeline.metrics().as_dict(),
+        "intervals": intervals(timeline, placement, contention=contention),
         "slots": slots,
     }
