@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from dse.metrics import LESS_IS_BETTER
-from reports.records import Detail, DetailSegment, FrontPoint, Roofline, Workload
+from reports.format import METRIC_LABELS, metric_range, percent
+from reports.records import DesignPrediction, Detail, DetailSegment, FrontPoint, Roofline, Summary, Workload
 
 
 def best(front: Sequence[FrontPoint], metric: str) -> FrontPoint | None:
@@ -58,6 +59,7 @@ LEVERS = {
     "memory": "2 × bandwidth",
     "compute": "2 × matrix peak",
     "vector": "2 × vector peak",
+    "launch": "fewer, larger layers: fuse them, or take a larger batch",
 }
 
 
@@ -65,6 +67,8 @@ def _advice(detail: Detail, segment: DetailSegment, roofline: Roofline | None, w
     """What doubling the resource that binds would save at most, layer by layer where the layers are known."""
     if segment.bound not in LEVERS:
         return ""
+    if segment.bound == "launch":  # no faster chip would help, and what would is not of the chip
+        return LEVERS[segment.bound]
     members: set[int] = set()
     if workload is not None:
         members = {i for s in workload.segments if s.id == segment.id for i in s.layer_indices}
@@ -104,6 +108,35 @@ def busiest(detail: Detail) -> Resource | None:
         for link in detail.links
     ]
     return max([*chips, *links], key=lambda resource: resource.utilisation, default=None)
+
+
+def timed_metric(summary: Summary) -> str:
+    """The metric of time whose intervals are worth showing; empty where the model gives none."""
+    name = "throughput_per_s" if summary.regime == "pipelined" else "latency_ms"
+    return name if any(name in point.intervals for point in summary.front) else ""
+
+
+def interval_label(name: str) -> str:
+    """Return "Latency, interval [ms]"."""
+    label, unit = METRIC_LABELS[name]
+    return f"{label}, interval [{unit}]"
+
+
+def trust(prediction: DesignPrediction) -> str:
+    """How far the latencies of a design can be trusted, in a sentence."""
+    if not prediction.data or prediction.coverage is None:
+        return f"Its latencies are of model {prediction.model}, which gives no interval." if prediction.model else ""
+    text = f"Its latencies are predicted by model {prediction.model}, fitted to measured operators"
+    if ends := prediction.intervals.get("latency_ms"):
+        text += f": a latency of {metric_range('latency_ms', ends)} ms is its {percent(prediction.coverage)} interval"
+    share = prediction.outside.share
+    if share > 0:
+        text += (
+            f"; {percent(share)} of its layers' time lies outside of what was measured, where an interval is a guess"
+        )
+    else:
+        text += "; all of its layers are like what was measured"
+    return text + "."
 
 
 def chip_colours(detail: Detail) -> dict[str, int]:

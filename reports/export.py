@@ -25,6 +25,7 @@ def write_tables(run: Run | str | Path) -> list[Path]:
     import pandas as pd
 
     metrics = list(dict.fromkeys(name for point in run.summary.front for name in point.metrics))
+    timed = list(dict.fromkeys(name for point in run.summary.front for name in point.intervals))
     rows = [
         {
             "design": point.design,
@@ -35,10 +36,16 @@ def write_tables(run: Run | str | Path) -> list[Path]:
             "batch": point.params.batch,
             "mapper": point.params.mapper,
             **{name: point.metrics.get(name) for name in metrics},
+            **{
+                f"{name}_{end}": point.intervals[name][place] if name in point.intervals else None
+                for name in timed
+                for place, end in enumerate(("low", "high"))
+            },
         }
         for point in run.summary.front
     ]
     columns = ["design", "point", "chips", "package", "precision", "batch", "mapper", *metrics]
+    columns += [f"{name}_{end}" for name in timed for end in ("low", "high")]
     frame = pd.DataFrame(rows, columns=columns)
     csv, parquet = run.folder / "front.csv", run.folder / "front.parquet"
     write_file(csv, lambda path: frame.to_csv(path, index=False))

@@ -49,6 +49,14 @@ def metric(name: str, value: float | None, *, unit: bool = True) -> str:
     return f"{text} {symbol}" if unit and symbol else text
 
 
+def metric_range(name: str, ends: Sequence[float] | None) -> str:
+    """Return an interval of the metric without its unit, such as "1.20 to 40.1"."""
+    if not ends:
+        return MISSING
+    low, high = (metric(name, end, unit=False) for end in ends)
+    return f"{low} to {high}"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return `value` to `digits` significant digits, whole numbers and large ones with thousands separators."""
     if value is None or not math.isfinite(value):

@@ -25,12 +25,78 @@ class Params:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPoint:
-    """One point of the front; `metrics` by name, units in the names."""
+    """One point of the front; `metrics` by name, units in the names, and the intervals of those that have one."""
 
     design: str
     metrics: dict[str, float]
     point: PointId = 0
     params: Params = field(default_factory=Params)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Software:
+    """What a prediction speaks for: a framework, and how it was timed."""
+
+    framework: str = ""
+    timer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideChip:
+    """How much of the workload's time on a chip lies outside of what the cost model was fitted to."""
+
+    chip: str
+    precision: str = ""
+    batch: int = 1
+    share: float = 0.0
+    reasons: dict[str, float] = field(default_factory=dict)  # label -> share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideCase:
+    """Layers of one kind on one chip that lie outside of what the cost model was fitted to, and why."""
+
+    chip: str
+    kind: str = ""
+    reasons: list[str] = field(default_factory=list)
+    layers: int = 0
+    share: float = 0.0  # of all layers' time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What of one design lies outside."""
+
+    share: float = 0.0
+    cases: list[OutsideCase] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """The model that gave the latencies; of one that was fitted, to what, and what it speaks for."""
+
+    model: str = ""
+    software: dict[str, Software] = field(default_factory=dict)  # by chip
+    data: dict[str, int] = field(default_factory=dict)  # source of measured rows -> rows
+    coverage: float | None = None  # of intervals
+    fingerprint: str | None = None
+    calibrated: list[str] = field(default_factory=list)  # chips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPrediction(Basis):
+    """The same of a study, and what of the workload lies outside of the data on each chip."""
+
+    outside: list[OutsideChip] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesignPrediction(Basis):
+    """The same of one design, with its intervals by metric and what of it lies outside of the data."""
+
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outside: Outside = field(default_factory=Outside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +137,7 @@ class Summary:
     workload: str = ""
     regime: str = ""
     model: str = ""
+    prediction: StudyPrediction = field(default_factory=StudyPrediction)
     designs: int | None = None
     infeasible: int | None = None
     evaluated: int | None = None
@@ -376,6 +443,8 @@ class DetailSegment:
     id: int
     slot: int
     latency_ms: float
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
     name: str = ""
     energy_mj: float = 0.0
     flops: float = 0.0
@@ -457,6 +526,7 @@ class Detail:
     point: PointId = 0
     params: Params = field(default_factory=Params)
     metrics: dict[str, float] = field(default_factory=dict)
+    prediction: DesignPrediction = field(default_factory=DesignPrediction)
     package: DetailPackage | None = None
     chips: list[DetailChip] = field(default_factory=list)
     links: list[DetailTraffic] = field(default_factory=list)

@@ -37,7 +37,7 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", CARD: "card", ACCENT: "ac
 }
 VARIABLES |= {ON_COLOUR: "on-colour"} | {colour: f"q{index}" for index, colour in enumerate(SCALE)}
 
-BOUND_COLOURS = {"compute": SERIES[0], "memory": SERIES[1], "vector": SERIES[2]}
+BOUND_COLOURS = {"compute": SERIES[0], "memory": SERIES[1], "vector": SERIES[2], "launch": SERIES[3]}
 FONT_PT = 9.0
 CHARACTER_IN = 0.6 * FONT_PT / 72  # mean advance of DejaVu Sans, a little generous
 

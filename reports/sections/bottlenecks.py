@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.analysis import SegmentShare, segment_shares
-from reports.blocks import Block, Figure, Row, Table, Text, number_cell, text_cell
-from reports.format import count, duration, kind_label, metric, number, percent
+from reports.blocks import Block, Cell, Figure, Row, Table, Text, number_cell, text_cell
+from reports.format import count, duration, kind_label, metric, metric_range, number, percent
 from reports.plots.bars import Bars, draw_bars
 from reports.run import Run
 from reports.section import NotApplicable, Section
@@ -53,11 +53,13 @@ def draw_bottlenecks(info: BottleneckInfo) -> list[Block]:
         "memory": "memory bandwidth",
         "compute": "the matrix units",
         "vector": "the vector units",
+        "launch": "starting layers",
         "": "nothing named",
     }
     parts = [f"{words.get(bound, bound)} {percent(share)}" for bound, share in info.by_bound]
     blocks: list[Block] = [Text(text=f"Segments by what binds them, as shares of compute time: {', '.join(parts)}.")]
     top = info.shares[:SHOWN]
+    timed = any(entry.segment.latency_low_ms is not None for entry in top)
     rows = [
         Row(
             cells=[
@@ -65,6 +67,7 @@ def draw_bottlenecks(info: BottleneckInfo) -> list[Block]:
                 text_cell(entry.segment.name),
                 text_cell(f"{entry.segment.slot}: {entry.chip}"),
                 number_cell(metric("latency_ms", entry.segment.latency_ms, unit=False), entry.segment.latency_ms),
+                *([_interval(entry)] if timed else []),
                 number_cell(percent(entry.share), entry.share),
                 text_cell(entry.segment.bound),
                 text_cell(entry.advice),
@@ -74,7 +77,8 @@ def draw_bottlenecks(info: BottleneckInfo) -> list[Block]:
         for entry in top
     ]
     covered = percent(sum(entry.share for entry in top))
-    columns = ["Segment", "Module", "Slot", "Latency [ms]", "Share", "Bound by", "What would help"]
+    columns = ["Segment", "Module", "Slot", "Latency [ms]", *(["Interval [ms]"] if timed else [])]
+    columns += ["Share", "Bound by", "What would help"]
     caption = (
         f"The {count(len(top), 'segment')} with the largest latency, {covered} of the compute time. An arithmetic "
         "intensity below the chip's ridge means memory-bound. What would help: the most that the named change could "
@@ -91,6 +95,12 @@ def draw_bottlenecks(info: BottleneckInfo) -> list[Block]:
         caption = "Latency of the layers by operator kind, in milliseconds, summed over all chips."
         blocks.append(Figure(svg=draw_bars(bars), caption=caption))
     return blocks
+
+
+def _interval(entry: SegmentShare) -> Cell:
+    low, high = entry.segment.latency_low_ms, entry.segment.latency_high_ms
+    ends = None if low is None or high is None else (low, high)
+    return number_cell(metric_range("latency_ms", ends), high)
 
 
 SECTION = Section(key="bottlenecks", title="Bottlenecks", order=70, info=bottleneck_info, draw=draw_bottlenecks)

@@ -9,9 +9,9 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.analysis import same
+from reports.analysis import interval_label, same, timed_metric
 from reports.blocks import Block, Cell, Chart, Row, Table, Text, number_cell, text_cell
-from reports.format import chips_text, count, metric, metric_label, number
+from reports.format import chips_text, count, metric, metric_label, metric_range, number
 from reports.plots.front import FrontPlot, draw_front, plotly_front
 from reports.plots.style import SCALE, series
 from reports.records import FrontPoint
@@ -30,6 +30,7 @@ class FrontInfo:
     objectives: Sequence[str]
     knee: FrontPoint | None
     dominated: int  # points simulated beside the front
+    timed: str  # the metric whose intervals are shown; empty where there is none
 
 
 def front_info(run: Run) -> FrontInfo:
@@ -58,7 +59,14 @@ def front_info(run: Run) -> FrontInfo:
             hover=[_hover(point) for point in front],
             knee=next((index for index, point in enumerate(front) if same(point, run.knee)), None),
         )
-    return FrontInfo(plot=plot, front=front, objectives=objectives, knee=run.knee, dominated=len(dominated))
+    return FrontInfo(
+        plot=plot,
+        front=front,
+        objectives=objectives,
+        knee=run.knee,
+        dominated=len(dominated),
+        timed=timed_metric(run.summary),
+    )
 
 
 def _dominated(run: Run, axes: tuple[str, str], front: Sequence[FrontPoint]) -> NDArray[np.float64]:
@@ -123,12 +131,16 @@ def draw_front_section(info: FrontInfo) -> list[Block]:
         blocks.append(Chart(figure=plotly_front(info.plot), svg=draw_front(info.plot), caption=caption))
     names = list(dict.fromkeys([*info.objectives, *(name for point in info.front for name in point.metrics)]))
     ours, others = names[: len(info.objectives)], names[len(info.objectives) :]
-    columns = ["Design", "Chips", *map(metric_label, ours), "Package", "Precision", "Batch", *map(metric_label, others)]
+    columns = ["Design", "Chips", *map(metric_label, ours), *([interval_label(info.timed)] if info.timed else [])]
+    columns += ["Package", "Precision", "Batch", *map(metric_label, others)]
     rows = []
     for point in info.front:
         params = point.params
         cells = [text_cell(f"{point.design}-{point.point}"), text_cell(chips_text(params.chips))]
         cells += [_metric_cell(point, name) for name in ours]
+        if info.timed:
+            ends = point.intervals.get(info.timed)
+            cells.append(number_cell(metric_range(info.timed, ends), ends[1] if ends else None))
         cells += [
             text_cell(params.package),
             text_cell(params.precision),

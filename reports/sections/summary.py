@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.analysis import best, busiest, same, segment_shares
+from reports.analysis import best, busiest, interval_label, same, segment_shares, timed_metric, trust
 from reports.blocks import Block, Cell, Fact, Facts, Row, Table, Text, number_cell, text_cell
 from reports.format import (
     count,
@@ -13,6 +13,7 @@ from reports.format import (
     listed,
     metric,
     metric_label,
+    metric_range,
     number,
     percent,
     prefixed,
@@ -30,6 +31,7 @@ class SummaryInfo:
     sentences: Sequence[str]
     compared: Sequence[tuple[str, FrontPoint]]  # role, point; the knee first
     metrics: Sequence[str]
+    timed: str  # the metric whose intervals are shown; empty where there is none
 
 
 WORDS = {"latency_ms": "latency", "throughput_per_s": "throughput", "energy_mj": "energy", "cost_usd": "cost"}
@@ -68,11 +70,13 @@ def summary_info(run: Run) -> SummaryInfo:
         sentences += [_recommended(knee, summary), _against(knee, summary)]
     if run.knee_detail is not None:
         sentences.append(_bottleneck(run.knee_detail, run.workload, summary.regime))
+        sentences.append(trust(run.knee_detail.prediction))
     return SummaryInfo(
         facts=_facts(summary),
         sentences=[sentence for sentence in sentences if sentence],
         compared=compared,
         metrics=[name for name in shown if any(name in point.metrics for _, point in compared)],
+        timed=timed_metric(summary),
     )
 
 
@@ -207,6 +211,7 @@ def _bottleneck(detail: Detail, workload: Workload | None, regime: str) -> str:
     what = {"memory": "memory bandwidth", "compute": "matrix throughput", "vector": "vector throughput"}.get(
         bound, bound
     )
+    what = "the time that it takes to start layers" if bound == "launch" else what
     text = f"Its bottleneck: {what} binds {percent(share)} of the compute time" if what else "Its bottleneck:"
     text += f"; the slowest segment is {top.segment.id} ({top.segment.name or 'unnamed'}) on slot {top.segment.slot}"
     text += f" with {percent(top.share)} of it"
@@ -221,13 +226,18 @@ def draw_summary(info: SummaryInfo) -> list[Block]:
     blocks: list[Block] = [Facts(facts=info.facts)]
     blocks += [Text(text=sentence, tone="lead" if i == 0 else "plain") for i, sentence in enumerate(info.sentences)]
     if info.compared:
-        columns = ["", "Design", *[metric_label(name) for name in info.metrics]]
+        columns = ["", "Design"]
+        for name in info.metrics:
+            columns += [metric_label(name)] + ([interval_label(name)] if name == info.timed else [])
         rows = []
         for role, point in info.compared:
             cells: list[Cell] = [text_cell(role), text_cell(design_text(point.params), title=f"design {point.design}")]
             for name in info.metrics:
                 value = point.metrics.get(name)
                 cells.append(number_cell(metric(name, value, unit=False), value))
+                if name == info.timed:
+                    ends = point.intervals.get(name)
+                    cells.append(number_cell(metric_range(name, ends), ends[1] if ends else None))
             rows.append(Row(cells=cells))
         blocks.append(Table(columns=columns, rows=rows, caption="The recommended design and the ends of the front."))
     return blocks

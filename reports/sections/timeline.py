@@ -16,7 +16,12 @@ from reports.sections import knee_detail
 MOST_BARS = 1200  # beyond it a window is drawn
 MOST_PAIRS = 16  # pairs of slots with a lane of their own, the busiest ones
 PERIODS = 4  # how many inputs' worth of the steady state a window shows
-BOUND_LABELS = {"compute": "bound by matrix units", "memory": "bound by memory", "vector": "bound by vector units"}
+BOUND_LABELS = {
+    "compute": "bound by matrix units",
+    "memory": "bound by memory",
+    "vector": "bound by vector units",
+    "launch": "bound by starting layers",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
