@@ -189,3 +189,38 @@ def test_llmcompass_stands_beside_our_mean_errors() -> None:
     assert table["mean_ape"].to_numpy() == pytest.approx(10, rel=1e-4)
     assert table["llmcompass"].tolist() == [PUBLISHED[name] for name in table["op_type"]]
     assert beside_llmcompass(score(judged, errors, split="random", predictor="p")).empty
+
+
+class Told:
+    """Right by a factor that it is told: twice too slow before, right of the rows that it was not told after."""
+
+    name = "told"
+    factor = 2.0
+
+    def fit(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> Told:
+        return self
+
+    def predict(self, rows: pd.DataFrame, devices: pd.DataFrame) -> Prediction:
+        assert "latency_ms" not in rows
+        return Prediction.of(self.factor * law(rows))
+
+    def calibrated(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> Told:
+        """From measured rows, few a cell."""
+        assert rows.groupby(["device", "op_type", "framework"], observed=True).size().eq(3).all()
+        found = Told()
+        found.factor = float(np.median(rows["latency_ms"] / law(rows)))
+        return found
+
+
+def test_a_predictor_is_judged_again_once_it_was_told_rows() -> None:
+    rows, devices = row_table(20), device_table()
+    plain, told = evaluate(rows, devices, [Told()], ["device:fast"], calibrate=3)
+    whole = {
+        each.predictor: each.scores[(each.scores["device"] == ALL) & (each.scores["op_type"] == ALL)].iloc[0]
+        for each in (plain, told)
+    }
+    assert whole["told"]["median_ape"] == pytest.approx(100)
+    assert whole["told+3"]["median_ape"] == pytest.approx(0, abs=1e-3)
+    assert whole["told+3"]["rows"] == whole["told"]["rows"] - 2 * 3  # of its two cells
+    with pytest.raises(DseError, match="no cell"):
+        list(evaluate(rows, devices, [Told()], ["device:fast"], calibrate=1000))

@@ -10,6 +10,7 @@ from dse.proxy.ensemble import fit_proxy
 from dse.proxy.evaluate.predictor import Prediction
 from dse.proxy.features import features
 from dse.proxy.fit import STANDARD
+from dse.proxy.fit_calibration import calibrate
 from dse.proxy.predict import LayerProxy
 
 STEPS = 3000
@@ -41,3 +42,10 @@ class FittedProxy:
         return Prediction(
             latency_ms=found.latency_ms, low_ms=found.low_ms, high_ms=found.high_ms, power_w=found.power_w
         )
+
+    def calibrated(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> FittedProxy:
+        """Return the proxy calibrated to each device that the rows are of."""
+        proxy = self.proxy
+        for device in rows["device"].astype(str).unique():
+            proxy = calibrate(self.proxy, rows, devices, device=device, seed=seed).apply(proxy)
+        return FittedProxy(proxy=proxy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,15 @@ class Fitted(Protocol):
 
     def predict(self, rows: pd.DataFrame, devices: pd.DataFrame) -> Prediction:
         """Predict tidy `rows` [N] (dse.proxy.dataset) of any device of `devices`, without what was measured of them."""
+        ...
+
+
+@runtime_checkable
+class Calibratable(Fitted, Protocol):
+    """A fitted predictor that a few rows of a device, which it has not seen, can be told of."""
+
+    def calibrated(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> Fitted:
+        """Return it calibrated by measured rows of one device or several."""
         ...
 
 

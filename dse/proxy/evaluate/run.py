@@ -11,11 +11,14 @@ import pandas as pd
 
 from dse.errors import DseError
 from dse.proxy.evaluate.designs import Bag, Ranks, draw_bags, rank_designs
-from dse.proxy.evaluate.predictor import Array, Fitted, Prediction, Predictor
-from dse.proxy.evaluate.scores import Errors, errors_of, score
+from dse.proxy.evaluate.predictor import Array, Calibratable, Fitted, Prediction, Predictor
+from dse.proxy.evaluate.scores import Errors, errors_of, joined, score
 from dse.proxy.evaluate.splits import Sample, make_split, sample
 
 TRAIN_CAP = 6000
+DRAWS = 5
+"""How often calibrating rows are drawn."""
+
 BLOCK = 200_000  # rows predicted at a time
 MEASURES = ["latency_ms", "power_w", "energy_mj", "mem_mb"]
 """What a predictor does not get to see of the rows that it predicts."""
@@ -45,13 +48,16 @@ def evaluate(
     seed: int = 0,
     train_cap: int | None = TRAIN_CAP,
     test_cap: int | None = None,
+    calibrate: int | None = None,
     report: Callable[[int, str], None] = lambda done, doing: None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of every predictor on every split (see `split_names`), each as soon as it stands.
 
     `rows` [N] are tidy (dse.proxy.dataset.read_rows). The fit sees at most `train_cap` rows of each (device, op_type,
     framework), drawn by `seed`. Scores are over all rows of the test side; with a `test_cap`, over a sample of as many
-    rows a cell, each weighted by the rows that it stands for. `report` is told how many outcomes stand and what runs.
+    rows a cell, each weighted by the rows that it stands for. With `calibrate`, predictors that can be calibrated are
+    judged again (as NAME+N), by the other rows, once they were told as many judged rows a cell: DRAWS times, by other
+    rows. `report` is told how many predictors were judged and what runs.
 
     Raises DseError where a split is wrong, or a predictor answers with a latency that is not positive and finite.
     """
@@ -62,7 +68,10 @@ def evaluate(
         bags = draw_bags(rows, split.test, seed=seed)
         for place, predictor in enumerate(predictors):
             report(number * len(predictors) + place, f"{predictor.name} on {name}: fitting {len(train):,} rows")
-            yield _outcome(rows, devices, predictor, name, train, test, bags, seed)
+            outcome, fitted = _outcome(rows, devices, predictor, name, train, test, bags, seed)
+            yield outcome
+            if calibrate and isinstance(fitted, Calibratable):
+                yield _calibrated(rows, devices, fitted, outcome, test, calibrate, seed)
 
 
 def predict_in_blocks(
@@ -97,7 +106,7 @@ def _outcome(
     test: Sample,
     bags: list[Bag],
     seed: int,
-) -> Outcome:
+) -> tuple[Outcome, Fitted]:
     start = time.perf_counter()
     fitted = predictor.fit(train, devices, seed=seed)
     fit_s, start = time.perf_counter() - start, time.perf_counter()
@@ -105,7 +114,7 @@ def _outcome(
     predict_s = time.perf_counter() - start
     judged = rows.iloc[test.rows]
     errors = errors_of(judged, prediction, test.weight)
-    return Outcome(
+    outcome = Outcome(
         split=split,
         predictor=predictor.name,
         fitted_rows=len(train),
@@ -113,6 +122,49 @@ def _outcome(
         scores=score(judged, errors, split=split, predictor=predictor.name),
         errors=errors,
         ranks=_ranks(fitted, rows, devices, bags, predictor.name),
+        fit_s=fit_s,
+        predict_s=predict_s,
+    )
+    return outcome, fitted
+
+
+def _calibrated(
+    rows: pd.DataFrame,
+    devices: pd.DataFrame,
+    fitted: Calibratable,
+    plain: Outcome,
+    test: Sample,
+    per_cell: int,
+    seed: int,
+) -> Outcome:
+    """Judge a fitted predictor that was told `per_cell` rows of each cell by all the others.
+
+    Raises DseError where no row is left to judge.
+    """
+    judged, errors, name = [], [], f"{plain.predictor}+{per_cell}"
+    fit_s = predict_s = 0.0
+    for draw in range(DRAWS):
+        told = np.isin(test.rows, sample(rows, test.rows, cap=per_cell, seed=seed + draw).rows)
+        if told.all():
+            hint = "fewer rows to calibrate with"
+            raise DseError(f"no cell of split {plain.split!r} has more than {per_cell} rows to judge", hint)
+        start = time.perf_counter()
+        calibrated = fitted.calibrated(rows.iloc[test.rows[told]], devices, seed=seed + draw)
+        fit_s, start = fit_s + time.perf_counter() - start, time.perf_counter()
+        others = test.rows[~told]
+        prediction = predict_in_blocks(calibrated, rows, devices, others, name)
+        predict_s += time.perf_counter() - start
+        judged.append(rows.iloc[others])
+        errors.append(errors_of(rows.iloc[others], prediction, test.weight[~told] / DRAWS))
+    every, together = pd.concat(judged), joined(errors)
+    return Outcome(
+        split=plain.split,
+        predictor=name,
+        fitted_rows=plain.fitted_rows,
+        judged_rows=len(every),
+        scores=score(every, together, split=plain.split, predictor=name),
+        errors=together,
+        ranks=rank_designs([], [], []),
         fit_s=fit_s,
         predict_s=predict_s,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 
 import numpy as np
@@ -47,6 +47,13 @@ class Errors:
         """Absolute error of latency [T], in % of what was measured."""
         error: Array = 100 * np.abs(np.expm1(self.log_ratio))
         return error
+
+
+def joined(parts: Sequence[Errors]) -> Errors:
+    """Return errors one after another."""
+    return Errors(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Errors)}
+    )
 
 
 def errors_of(rows: pd.DataFrame, prediction: Prediction, weight: Array) -> Errors:
