@@ -47,6 +47,19 @@ if TYPE_CHECKING:
     metavar="N",
     help="The same of judged rows, weighted back; all unless given.",
 )
+@click.option(
+    "--calibrate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Judge the learned predictor again, told N judged rows of each device, operator kind and framework.",
+)
+@click.option(
+    "--end-to-end", "whole", is_flag=True, help="Judge whole models instead, on measuring machines and named devices."
+)
+@click.option("--model", "models", multiple=True, metavar="NAME", help="With --end-to-end: these models alone.")
+@click.option("--left-out", is_flag=True, help="With --end-to-end: also by fits without the layers of these models.")
+@click.option("--steps", "fit_steps", type=click.IntRange(min=1), help="With --left-out: training steps of each fit.")
+@click.option("--weights", type=click.Path(path_type=Path), help="With --end-to-end: these, not those that ship.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of splits, samples and fits.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for evaluation.json, .md and scores.csv."
@@ -59,6 +72,12 @@ def command(
     names: tuple[str, ...],
     train_cap: int,
     test_cap: int | None,
+    calibrate: int | None,
+    whole: bool,
+    models: tuple[str, ...],
+    left_out: bool,
+    fit_steps: int | None,
+    weights: Path | None,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -68,11 +87,17 @@ def command(
     Rows are --rows on the devices of --devices, or the public sets in the folder that CHIPFRONT_DATA names. Ctrl-C
     keeps what is done.
 
+    With --end-to-end the layer proxy that ships predicts whole models of the catalogue as the sum of their layers,
+    beside what was measured: here (shipped with the product), and on named devices by others (the specifications'
+    figures, and the public ones in the folder that CHIPFRONT_DATA names).
+
     \b
     Examples:
       dse proxy evaluate --predictor roofline --predictor fitted-roofline
-      dse proxy evaluate --split device:H200-SXM-141GB --split llmcompass --out evaluation
+      dse proxy evaluate --split device:H200-SXM-141GB --out evaluation
+      dse proxy evaluate --split llmcompass --predictor learned --calibrate 5
       dse proxy evaluate --rows rows.parquet --devices devices.csv --split device:development --json
+      dse proxy evaluate --end-to-end --model resnet18 --model htdemucs
     """
     from dse.proxy.evaluate.predictor import PREDICTORS, predictor
     from dse.proxy.evaluate.results import JSON_FILE, gather, write
@@ -82,6 +107,22 @@ def command(
 
     if (row_table is None) != (device_table is None):
         raise click.UsageError("--rows and --devices belong together: a row names a device of the table")
+    _check_options(whole=whole, left_out=left_out)
+    if whole:
+        from dse.cli.end_to_end_view import end_to_end
+
+        end_to_end(
+            models,
+            weights,
+            row_table,
+            device_table,
+            left_out=left_out,
+            steps=fit_steps,
+            seed=seed,
+            out=out,
+            as_json=as_json,
+        )
+        return
     predictors = [predictor(name) for name in dict.fromkeys(names or PREDICTORS)]
     rows, devices = _tables(row_table, device_table)
     chosen = split_names(splits, rows, devices)
@@ -91,7 +132,15 @@ def command(
     try:
         with show_steps("evaluating", len(chosen) * len(predictors)) as steps:
             for outcome in evaluate(
-                rows, devices, predictors, chosen, seed=seed, train_cap=train_cap, test_cap=test_cap, report=steps
+                rows,
+                devices,
+                predictors,
+                chosen,
+                seed=seed,
+                train_cap=train_cap,
+                test_cap=test_cap,
+                calibrate=calibrate,
+                report=steps,
             ):
                 outcomes.append(outcome)
     except KeyboardInterrupt:
@@ -99,7 +148,14 @@ def command(
             raise
         stopped = True
     evaluation = gather(outcomes)
-    about = {"rows": len(rows), "splits": chosen, "seed": seed, "train_cap": train_cap, "test_cap": test_cap}
+    about = {
+        "rows": len(rows),
+        "splits": chosen,
+        "seed": seed,
+        "train_cap": train_cap,
+        "test_cap": test_cap,
+        "calibrate": calibrate,
+    }
     files = write(evaluation, out, about | {"complete": not stopped}) if out is not None else []
     if as_json:
         emit_json(about | {"complete": not stopped} | evaluation.to_dict() | {"files": files})
@@ -109,6 +165,27 @@ def command(
             click.echo(f"Written: {path}")
     if stopped:
         raise Interrupted(f"{len(outcomes)} of {len(chosen) * len(predictors)} fits are done, and shown")
+
+
+OF_SPLITS = {
+    "splits": "--split",
+    "names": "--predictor",
+    "train_cap": "--train-cap",
+    "test_cap": "--test-cap",
+    "calibrate": "--calibrate",
+}
+OF_LEFT_OUT = {"fit_steps": "--steps", "row_table": "--rows", "device_table": "--devices"}
+OF_WHOLE = {"models": "--model", "left_out": "--left-out", "weights": "--weights", "fit_steps": "--steps"}
+
+
+def _check_options(*, whole: bool, left_out: bool) -> None:
+    """Refuse options that mean nothing in what was asked for."""
+    context = click.get_current_context()
+    pointless = OF_WHOLE if not whole else OF_SPLITS if left_out else OF_SPLITS | OF_LEFT_OUT
+    for name, option in pointless.items():
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            where = "--left-out" if whole and name in OF_LEFT_OUT else "--end-to-end"
+            raise click.UsageError(f"{option} goes {'without' if name in OF_SPLITS else 'with'} {where}")
 
 
 def _tables(row_table: Path | None, device_table: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
