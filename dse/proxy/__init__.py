@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dse.proxy.fit_calibration import calibrate
     from dse.proxy.hw_proxy import LayerHwProxy
     from dse.proxy.predict import LayerProxy, predict_frame
-    from dse.proxy.specified import build_layer_features
+    from dse.proxy.specified import build_layer_features, traced_layers
     from dse.proxy.specified_chips import device_cfg
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "predict_frame",
     "read_devices",
     "read_rows",
+    "traced_layers",
     "with_stored",
 ]
 
@@ -42,6 +43,7 @@ _HOMES = {
     "predict_frame": "predict",
     "read_devices": "devices",
     "read_rows": "dataset",
+    "traced_layers": "specified",
     "with_stored": "calibration",
 }
 

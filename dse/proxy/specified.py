@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from torch import Tensor
 from chiplib.validation import did_you_mean
 from dse.errors import DseError
 from dse.proxy.columns import DTYPES, OPERATORS, SHAPES, WORK
+from dse.proxy.layer_rows import layer_rows
+
+if TYPE_CHECKING:
+    from workloads.graph import WorkloadGraph
 
 Config = Mapping[str, Any]
 """Quantities by name: numbers, arrays or tensors [N], texts or sequences of them."""
@@ -182,6 +186,17 @@ def _missing(layer_type: str, quantities: Mapping[str, Tensor]) -> list[str]:
     except KeyError as key:
         return [str(key.args[0])]
     return []
+
+
+def traced_layers(graph: WorkloadGraph) -> dict[str, Any]:
+    """Return the layer_cfg of all layers of a traced graph, in columns of the tidy schema.
+
+    Gates scale its tensors: `flops`, `bytes`, `weight_bytes`, and sizes such as `m` or `seq_q`.
+    """
+    rows = layer_rows(graph)
+    texts = {"layer_type": "op_type"} | {name: name for name in TEXTS if name != "layer_type"}
+    config: dict[str, Any] = {key: rows[column].to_numpy(object) for key, column in texts.items()}
+    return config | {name: torch.tensor(rows[name].to_numpy(np.float64)) for name in (*SHAPES, *WORK)}
 
 
 def require(config: Config, key: str) -> None:

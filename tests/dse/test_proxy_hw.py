@@ -12,13 +12,14 @@ from torch import Tensor
 
 import chiplib
 from dse.errors import DseError
-from dse.proxy import LayerHwProxy, build_layer_features, device_cfg, predict_frame
+from dse.proxy import LayerHwProxy, build_layer_features, device_cfg, predict_frame, traced_layers
 from dse.proxy.chips import device_table
 from dse.proxy.columns import OPERATORS, SHAPES, WORK
 from dse.proxy.evaluate.inputs import specified_features
 from dse.proxy.features import features
 from dse.proxy.slopes import work_growth
 from tests.dse.proxy_rows import SHAPES_OF, chips, completed, operators
+from workloads import catalog
 
 SOFTWARE = {"framework": "vllm-0.24.0", "timer": "cudagraph_mean"}
 BLOCK = {
@@ -53,6 +54,22 @@ def test_values_are_those_of_predict_frame_for_every_layer_and_chip_of_the_libra
     for ours, theirs in (("lat_ms", "latency_ms"), ("mem_mb", "memory_mb"), ("power_w", "power_w")):
         wanted = expected[theirs].to_numpy().reshape(len(library), len(rows)).T
         np.testing.assert_allclose(found[ours].numpy(), wanted, rtol=1e-5, err_msg=ours)
+
+
+def test_traced_layers_are_one_batch_and_a_gate_on_their_heads_flows_through() -> None:
+    """Attention with half of its heads pruned by a gate costs what the same layers with half as many heads cost."""
+    layers = traced_layers(catalog.load("videovit-tiny"))
+    attention = layers["layer_type"] == "attn_encoder"
+    keep = torch.where(torch.from_numpy(attention), 0.5, 1.0).double().requires_grad_()
+    gated = layers | {name: layers[name] * keep for name in ("heads", "kv_heads", "flops", "bytes")}
+    found = LayerHwProxy(BIG_CORE).predict_layer(gated)
+    halved = dict(layers)
+    for name in ("heads", "kv_heads", "flops", "bytes"):
+        halved[name] = torch.where(torch.from_numpy(attention), layers[name] / 2, layers[name])
+    expected = LayerHwProxy(BIG_CORE).predict_layer(halved)
+    torch.testing.assert_close(found["lat_ms"], expected["lat_ms"])
+    (gradient,) = torch.autograd.grad(found["lat_ms"].sum(), keep)
+    assert (gradient[torch.from_numpy(attention)] > 0).all()
 
 
 def slope(name: str, place: str, config: dict[str, Any], device: dict[str, Any], out: str) -> tuple[Tensor, Tensor]:
