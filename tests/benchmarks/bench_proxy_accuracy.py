@@ -41,8 +41,8 @@ def measure() -> list[Figure]:
         print("skipped: set CHIPFRONT_DATA to the folder of the public sets", file=sys.stderr)
         return []
     data = training_rows()
-    names = [*SPLITS, *(f"device:{device}" for device in DEVICES), *POWER]
-    runs = [(names, CALIBRATED), ([SPLIT], TOLD)]
+    left_out = [f"device:{device}" for device in DEVICES]
+    runs: list[tuple[list[str], int | None]] = [([*SPLITS, *POWER], None), (left_out, CALIBRATED), ([SPLIT], TOLD)]
     figures: list[Figure] = []
     for splits, calibrate in runs:
         for outcome in evaluate(
@@ -71,10 +71,10 @@ def _figures(outcome: Outcome) -> Iterator[Figure]:
         yield _figure(name, DEVICES[what][told], whole["median_ape"])
         if not told:
             name = f"{what} left out, rows inside their interval"
-            yield Figure(figure=name, goal=85.0, measured=whole["coverage"], unit="%")
-    elif kind == "power" and not told:
+            yield Figure(figure=name, goal=85.0, measured=float(whole["coverage"]), unit="%")
+    elif kind == "power":
         yield _figure(f"{outcome.split}, median error", POWER[outcome.split], whole["power_median_ape"])
-    elif not told:
+    else:
         yield _figure(f"{kind} rows left out, median error", SPLITS[kind], whole["median_ape"])
         if kind == "random":
             yield _figure("random rows left out, power, median error", 5.0, whole["power_median_ape"])
@@ -85,4 +85,4 @@ def _way(told: bool, rows: int) -> str:
 
 
 def _figure(figure: str, goal: float, measured: float) -> Figure:
-    return Figure(figure=figure, goal=goal, measured=measured, unit="%", higher_is_better=False)
+    return Figure(figure=figure, goal=goal, measured=float(measured), unit="%", higher_is_better=False)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", "models", multiple=True, metavar="NAME", help="With --end-to-end: these models alone.")
 @click.option("--left-out", is_flag=True, help="With --end-to-end: also by fits without the layers of these models.")
-@click.option("--steps", "fit_steps", type=click.IntRange(min=1), help="With --left-out: training steps of each fit.")
+@click.option("--steps", "fit_steps", type=click.IntRange(min=50), help="With --left-out: training steps of each fit.")
 @click.option("--weights", type=click.Path(path_type=Path), help="With --end-to-end: these, not those that ship.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of splits, samples and fits.")
 @click.option(
