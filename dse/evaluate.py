@@ -134,7 +134,6 @@ class Evaluator:
             points.append(
                 {
                     "metrics": timeline.metrics().as_dict(),
-                    "intervals": {name: list(ends) for name, ends in intervals(timeline, placement).items()},
                     "assignment": mapping.assignment.tolist(),
                     "site": placement.site.tolist(),
                     "weights": [latency_weight, energy_weight],
@@ -148,6 +147,14 @@ class Evaluator:
         if not points:
             raise Unmapped("; ".join(dict.fromkeys(refused)))
         return points
+
+    def intervals(self, row: Mapping[str, Any], point: int) -> dict[str, list[float]]:
+        """Intervals of one point of a row, by metric: see dse.prediction.intervals."""
+        table = self._table(row["params"])
+        assignment = np.asarray(row["points"][point]["assignment"], np.int64)
+        placement = place(table, assignment)
+        timeline = self._simulate(table, assignment, placement)
+        return {name: list(ends) for name, ends in intervals(timeline, placement).items()}
 
     def detail(self, row: Mapping[str, Any], point: int) -> dict[str, Any]:
         """One point of a row once more, with everything that a report shows of it (timelines/*.json)."""

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 
-OF_TIME = ("latency_ms", "throughput_per_s")
-"""Metrics that have an interval where latencies have one."""
-
 
 def basis(costs: SegmentCosts, chips: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the model of `costs` as JSON values, of a fitted one with what it rests on and speaks for.
@@ -77,12 +74,12 @@ def outside(table: CostTable, assignment: NDArray[np.int64]) -> dict[str, Any]:
             "kind": kind,
             "reasons": list(Outside(reason).labels),
             "layers": len(times),
-            "share": sum(times) / total,
+            "share": min(sum(times) / total, 1.0),
         }
         for (chip, kind, reason), times in cases.items()
     ]
     rows.sort(key=lambda row: -row["share"])  # type: ignore[operator]
-    return {"share": float(time_ms[code > 0].sum()) / total, "cases": rows}
+    return {"share": _share(time_ms, code > 0), "cases": rows}
 
 
 def outside_by_chip(every: Iterable[SegmentCosts]) -> list[dict[str, Any]]:
@@ -97,18 +94,23 @@ def outside_by_chip(every: Iterable[SegmentCosts]) -> list[dict[str, Any]]:
         for column, chip in enumerate(costs.chips):
             if codes is None or not codes[:, column].any() or not chip.supports(costs.precision):
                 continue
-            share = latency_ms[:, column] / (latency_ms[:, column].sum() or 1.0)
-            reasons = {flag: float(share[(codes[:, column] & flag) > 0].sum()) for flag in Outside}
+            time_ms, code = latency_ms[:, column], codes[:, column]
+            shares = {flag: _share(time_ms, (code & flag) > 0) for flag in Outside}
             rows.append(
                 {
                     "chip": chip.name,
                     "precision": str(costs.precision),
                     "batch": costs.segments.batch,
-                    "share": float(share[codes[:, column] > 0].sum()),
-                    "reasons": {flag.labels[0]: part for flag, part in reasons.items() if part > 0},
+                    "share": _share(time_ms, code > 0),
+                    "reasons": {flag.labels[0]: share for flag, share in shares.items() if share > 0},
                 }
             )
     return sorted(rows, key=lambda row: -row["share"])
+
+
+def _share(time_ms: NDArray[np.float64], layers: NDArray[np.bool_]) -> float:
+    """Return the share of all time that some layers take: exactly 1 where it is all of them."""
+    return 1.0 if layers.all() else float(time_ms[layers].sum() / (time_ms.sum() or 1.0))
 
 
 def mapping_interval(table: CostTable, problem: MappingProblem, assignment: NDArray[np.int64]) -> Interval | None:
@@ -132,7 +134,7 @@ def intervals(timeline: Timeline, placement: Placement | None, *, contention: bo
     table = timeline.table
     if table.costs.low_ms is None:
         return {}
-    found = [timeline.metrics()] + [
+    found = [timeline] + [
         simulate(
             table.segments,
             timeline.assignment,
@@ -142,8 +144,12 @@ def intervals(timeline: Timeline, placement: Placement | None, *, contention: bo
             regime=timeline.regime,
             contention=contention,
             table=table.at(end),
-        ).metrics()
+        )
         for end in ("low", "high")
     ]
-    values = {name: [float(getattr(metrics, name)) for metrics in found] for name in OF_TIME}
-    return {name: (min(ends), max(ends)) for name, ends in values.items()}
+    latency_ms = [each.latency_ms for each in found]
+    per_s = [1e3 * table.segments.batch / each.period_ms for each in found]
+    return {
+        "latency_ms": (float(min(latency_ms)), float(max(latency_ms))),
+        "throughput_per_s": (float(min(per_s)), float(max(per_s))),
+    }

@@ -109,13 +109,7 @@ class Sweep:
     def points(self) -> list[dict[str, Any]]:
         """Every point found so far: design, point, params, metrics."""
         return [
-            {
-                "design": row["design"],
-                "point": number,
-                "params": row["params"],
-                "metrics": point["metrics"],
-                "intervals": point.get("intervals", {}),
-            }
+            {"design": row["design"], "point": number, "params": row["params"], "metrics": point["metrics"]}
             for row in self.rows.values()
             for number, point in enumerate(row["points"])
         ]
@@ -166,7 +160,11 @@ class Sweep:
         criteria = self.objectives.criteria([point["metrics"] for point in points])
         chosen = nondominated(criteria)
         chosen = chosen[np.lexsort(criteria[chosen].T[::-1])]
-        front = [points[i] for i in chosen]
+        evaluator = self.resolved.evaluator
+        front = [
+            points[i] | {"intervals": evaluator.intervals(self.rows[points[i]["design"]], points[i]["point"])}
+            for i in chosen
+        ]
         reasons = Counter(str(reason) for reason in self.resolved.reason[~self.resolved.possible])
         reasons.update(row["reason"] for row in self.rows.values() if row["status"] == "infeasible")
         failures = Counter(row["reason"] for row in self.rows.values() if row["status"] in ("failed", "unmapped"))
@@ -201,7 +199,7 @@ class Sweep:
         if front:
             ends = {int(column) for column in criteria[chosen].argmin(0)} | {int(best or 0)}
             for i in sorted(ends):
-                detail = self.resolved.evaluator.detail(self.rows[front[i]["design"]], front[i]["point"])
+                detail = evaluator.detail(self.rows[front[i]["design"]], front[i]["point"])
                 self.folder.write(f"timelines/{front[i]['design']}-{front[i]['point']}.json", detail)
         return summary
 

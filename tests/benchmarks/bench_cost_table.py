@@ -36,6 +36,7 @@ def measure() -> list[Figure]:
     pairs = len(layers) * len(parts)
     predict_s = median_s(lambda: model.predict(question))
     costs_s = median_s(lambda: segment_costs(segments, chips, model="roofline"))
+    learned_s = median_s(lambda: segment_costs(segments, chips), budget_s=5.0)
     costs = segment_costs(segments, chips)
     system = System.build(package="interposer_2x2", chips=["big_core", "small_core"] * 2, library=library)
     gather_s = median_s(lambda: CostTable.of(costs, system))
@@ -49,12 +50,20 @@ def measure() -> list[Figure]:
             note=f"one core, {sizes}",
         ),
         Figure(
-            figure="segment costs of a library",
+            figure="segment costs of a library, roofline",
             goal=None,
             measured=costs_s * 1e3,
             unit="ms",
             higher_is_better=False,
             note=f"{sizes}, {len(segments)} segments",
+        ),
+        Figure(
+            figure="segment costs of a library, learned",
+            goal=2.0,
+            measured=learned_s,
+            unit="s",
+            higher_is_better=False,
+            note=f"{sizes}, layers of equal shape once",
         ),
         Figure(
             figure="cost table of one system, gathered",
