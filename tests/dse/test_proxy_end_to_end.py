@@ -25,7 +25,7 @@ from dse.proxy.layer_rows import layer_rows
 from dse.proxy.own_data import own_layers, own_models
 from workloads import catalog
 
-SMALL = ("videovit-tiny", "conv-tasnet")
+CHOSEN = ("conv-tasnet", "resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def test_a_model_takes_as_long_as_its_layers_together(proxy: LayerProxy) -> None
 
 
 def test_models_are_dealt_family_by_family() -> None:
-    names = ["resnet18", "resnet50", "videovit-tiny", "conv-tasnet", "vit_b_16"]
+    names = ["videovit-tiny", "resnet18", "conv-tasnet", "videovit-small"]
     parts = dealt(names, folds=3)
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert len(parts) == 3
-    assert any({"resnet18", "resnet50"} <= set(part) for part in parts)
+    assert ["videovit-tiny", "videovit-small"] in parts
 
 
 def test_no_layer_of_a_model_is_left_in_the_fit() -> None:
@@ -142,12 +142,12 @@ def test_the_public_table_is_read(measured: Callable[[str], Path]) -> None:
 def test_one_object_for_machines(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public_table(tmp_path / "data")
     monkeypatch.setenv("CHIPFRONT_DATA", str(tmp_path / "data"))
-    chosen = [option for name in (*SMALL, "resnet18") for option in ("--model", name)]
+    chosen = [option for name in CHOSEN for option in ("--model", name)]
     done = invoke(*chosen, "--weights", weights, "--out", str(tmp_path / "out"), "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     models = own_models().set_index("model")
-    assert {row["model"] for row in answer["machines"]} == {*SMALL, "resnet18"}
+    assert {row["model"] for row in answer["machines"]} == set(CHOSEN)
     for row in answer["machines"]:
         measured_ms = models["latency_ms"][row["model"]]
         assert row["error"] == pytest.approx(100 * (row["predicted_ms"] / measured_ms - 1))
@@ -175,7 +175,7 @@ def test_tables_for_people_with_layers_left_out(weights: str, tmp_path: Path, mo
     tables = ["--rows", str(tmp_path / "rows.parquet"), "--devices", str(tmp_path / "devices.csv")]
     done = invoke("--model", "conv-tasnet", "--weights", weights, "--left-out", "--steps", "50", *tables)
     assert done.exit_code == 0, done.output
-    for text in ("On the machine that measured them", "left out", "conv-tasnet", "times the roofline"):
+    for text in ("On the machine that measured them", "the same, left out", "conv-tasnet", "their layers left out"):
         assert text in done.stdout
 
 
