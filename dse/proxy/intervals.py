@@ -125,7 +125,7 @@ class Widths:
         """Return the half width [N] of each row."""
         place = {kind: index for index, kind in enumerate(self.kinds)}
         unique, inverse = np.unique(kinds.astype(str), return_inverse=True)
-        rows = np.array([place.get(kind, len(self.kinds)) for kind in unique])[inverse]
+        rows = np.array([place.get(kind, len(self.kinds)) for kind in unique], np.int64)[inverse]
         widths: Array = self.table[rows, levels]
         return widths
 

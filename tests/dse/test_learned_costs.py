@@ -133,6 +133,16 @@ def test_what_neither_computes_nor_moves_costs_nothing(segments: SegmentGraph) -
     layers = (graph.layers[0], idle, *graph.layers[2:])
     found = segment_costs(workloads.build_segments(replace(graph, layers=layers), count=6), [H100])
     assert found.layers.latency_ms[1, 0] == found.layers.energy_mj[1, 0] == found.layers.outside[1, 0] == 0
+    nothing = replace(graph, layers=tuple(replace(idle, name=layer.name) for layer in graph.layers))
+    assert segment_costs(workloads.build_segments(nothing, segment_size=9), [H100]).high_ms.sum() == 0
+
+
+def test_a_layer_larger_than_all_that_was_measured_is_flagged(segments: SegmentGraph) -> None:
+    graph = segments.graph
+    huge = replace(graph.layers[0], flops=10**16, macs=5 * 10**15)  # the largest of the data has 2.2e14
+    layers = (huge, *graph.layers[1:])
+    found = segment_costs(workloads.build_segments(replace(graph, layers=layers), count=6), [H100])
+    assert ((found.layers.outside[:, 0] & Outside.SIZE) > 0).nonzero()[0].tolist() == [0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp8", "int8"])
