@@ -29,8 +29,8 @@ DEVICES = {
 
 POWER = {"power:H200-SXM-141GB:B200-SXM-180GB": 9.0, "power:B200-SXM-180GB:H200-SXM-141GB": 10.0}
 
-CALIBRATED, TOLD = 10, 5
-"""Rows of a device, operator kind and framework that calibration is told; of LLMCompass, which has some 20."""
+CALIBRATED = 10
+"""Rows of a device, operator kind and framework that calibration is told; LLMCompass has some 20 of each."""
 
 TEST_CAP = 4000
 
@@ -42,7 +42,7 @@ def measure() -> list[Figure]:
         return []
     data = training_rows()
     left_out = [f"device:{device}" for device in DEVICES]
-    runs: list[tuple[list[str], int | None]] = [([*SPLITS, *POWER], None), (left_out, CALIBRATED), ([SPLIT], TOLD)]
+    runs: list[tuple[list[str], int | None]] = [([*SPLITS, *POWER], None), ([*left_out, SPLIT], CALIBRATED)]
     figures: list[Figure] = []
     for splits, calibrate in runs:
         for outcome in evaluate(
@@ -64,10 +64,10 @@ def _figures(outcome: Outcome) -> Iterator[Figure]:
     kind, _, what = outcome.split.partition(":")
     if kind == SPLIT:
         for row in scores[(scores["device"] == ALL) & scores["op_type"].isin(list(PUBLISHED))].to_dict("records"):
-            name, goal = f"LLMCompass's {row['op_type']}, mean error, {_way(told, TOLD)}", PUBLISHED[row["op_type"]]
+            name, goal = f"LLMCompass's {row['op_type']}, mean error, {_way(told)}", PUBLISHED[row["op_type"]]
             yield _figure(name, goal, row["mean_ape"])
     elif kind == "device":
-        name = f"{what} left out, median error, {_way(told, CALIBRATED)}"
+        name = f"{what} left out, median error, {_way(told)}"
         yield _figure(name, DEVICES[what][told], whole["median_ape"])
         if not told:
             name = f"{what} left out, rows inside their interval"
@@ -80,8 +80,8 @@ def _figures(outcome: Outcome) -> Iterator[Figure]:
             yield _figure("random rows left out, power, median error", 5.0, whole["power_median_ape"])
 
 
-def _way(told: bool, rows: int) -> str:
-    return f"calibrated by {rows} rows a cell" if told else "no row of it"
+def _way(told: bool) -> str:
+    return f"calibrated by {CALIBRATED} rows a cell" if told else "no row of it"
 
 
 def _figure(figure: str, goal: float, measured: float) -> Figure:
