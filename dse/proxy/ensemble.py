@@ -24,8 +24,11 @@ Array = NDArray[np.float64]
 FOLDS = 4
 """Parts that devices are dealt into; each is left out of one network, by whose errors intervals are calibrated."""
 
-FOLD_STEPS = 0.4
+FOLD_STEPS = 1 / 3
 """Steps of such a network, as a share of those of the ensemble's."""
+
+HEAD_STEPS = 2 / 3
+"""Steps of the networks of power and memory, as such a share."""
 
 HELD_OUT = 0.05
 """Share of rows of known devices that such a network does not see either."""
@@ -90,8 +93,8 @@ def fit_proxy(
                 )
             )
     progress("power and memory", done / work)
-    power, power_card = _power(rows, devices, seed, recipe.steps)
-    memory, memory_card = _memory(rows, devices, seed, recipe.steps)
+    power, power_card = _power(rows, devices, seed, int(recipe.steps * HEAD_STEPS))
+    memory, memory_card = _memory(rows, devices, seed, int(recipe.steps * HEAD_STEPS))
     described = {"seed": seed, "recipe": asdict(recipe), "rows": len(rows), "rows_used": len(table), **(card or {})}
     described |= {"power": power_card, "memory": memory_card}
     widths = _widths(pd.concat(errors)) if errors else Widths.none()

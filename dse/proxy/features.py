@@ -38,6 +38,9 @@ CLASS = (
 )
 """Columns of `Features.shape_class`."""
 
+ALIGNMENT = 256
+"""Largest power of two in a width that tells kernels apart."""
+
 NAMES = ("op_type", "op_name", "dtype", "compute_dtype", "timer", "framework", "library")
 """Columns of `Features.names`. The library is the framework without its version."""
 
@@ -272,9 +275,10 @@ def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Ar
         return _or(shape[name], otherwise)
 
     _, _, n, k = extents
+    n = np.where(np.isfinite(shape["seq_kv"]), ALIGNMENT, n)  # a sequence is work, not a width
     groups = get("groups", 1.0)
     columns = [
-        np.where(np.isfinite(shape["seq_kv"]), 1.0, _alignment(n)),  # a sequence is work, not a width
+        _alignment(n),
         _alignment(k),
         get("head_dim") / 128,
         get("kh") / 7,
@@ -300,9 +304,9 @@ def _shape_class(shape: dict[str, Array], extents: tuple[Array, Array, Array, Ar
 
 
 def _alignment(size: Array) -> Array:
-    """Return the powers of two in `size`, as a share of those of 32."""
+    """Return the powers of two in `size`, as a share of those of ALIGNMENT."""
     whole = np.maximum(size, 1.0).astype(np.int64)
-    share: Array = np.log2(np.minimum(whole & -whole, 32)) / 5.0
+    share: Array = np.log2(np.minimum(whole & -whole, ALIGNMENT)) / np.log2(ALIGNMENT)
     return share
 
 

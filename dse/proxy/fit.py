@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 class Recipe:
     """How networks are trained. docs/layer_proxy.md tells what was tried."""
 
-    steps: int = 6000
+    steps: int = 9000
     batch: int = 1024
     rate: float = RATE
     matrix_rate: float = MATRIX_RATE

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, TILES, WORK
 from dse.proxy.words import draw_words
 
-TERMS = 10
+TERMS = 16
 """Learned times that the prediction is the soft maximum of, beside those of the roofline and the launch."""
 
 SHARPNESS = 5.0
@@ -29,7 +28,12 @@ EMBEDDING = 4
 
 QUANTITIES = ("flops", "bytes", "flops", "bytes", "flops")
 OF_RATES = ("peak", "bandwidth", "power", "power", "vector")
-"""A learned time is a geometric mean of quantity / rate of these pairs, of 1 / rate of each rate, and of a constant."""
+"""A learned time starts from a geometric mean of quantity / rate of these pairs, of 1 / rate of each, and of one."""
+
+PAIRS = len(QUANTITIES) + len(RATES) + 1
+FIRST_TILE = WORK.index(f"flops_in_tiles_{TILES[0][0]}x{TILES[0][1]}")
+COLUMNS = len(WORK) + len(RATES) + 1
+"""Columns of a monomial: exponents of work and of rates, and the log of its coefficient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,51 +61,50 @@ class Inputs:
 
 
 class LayerProxyModel(nn.Module):
-    """Log latency [ms] of a layer on a chip: a soft maximum of times, never below the floor of physics.
+    """Log latency [ms] of a layer on a chip: a posynomial of its work and the chip's rates, which its class sets.
 
-    One network reads the class of the layer, the software and what is known of the chip by name (embeddings that are
-    zero for one that is not known). It sets the weights of a second one, through which alone the work flows, and which
-    only grows with it: its weights are positive, its activations increasing. Chip rates enter as divisors alone. So, by
-    construction and for any weights: more work takes no less time, a higher rate no more, and no prediction beats
-    physics. The times under the soft maximum are
+    A network reads the class of the layer, the software and what is known of the chip by name (embeddings that are zero
+    for one that is not known), and writes monomials: times that are products of powers of work and rates. Their soft
+    maximum is the latency. Exponents of work are never negative and those of rates never positive. So, by construction
+    and for any weights: more work takes no less time, a higher rate no more, and no prediction beats physics. The times
+    under the soft maximum are
 
     - compute: operations, padded to a learned mix of tiles, over peak x utilisation,
     - memory: bytes over bandwidth x utilisation (above one where the cache holds part of them),
     - launch: a constant of the class,
-    - TERMS learned ones: a geometric mean of quantity / rate pairs (weights of a softmax, of the class) times an
-      increasing function of the work.
+    - TERMS learned ones: a geometric mean of quantity / rate pairs, times any powers of the work.
 
-    The form follows a trial on the public table (mixtures of log times under a p-norm); partially monotone networks:
-    J. Sill, "Monotonic networks", NeurIPS 1997, and D. Runje, S. Shankaranarayana, "Constrained monotonic neural
-    networks", ICML 2023 (convex, concave and saturating activations side by side).
+    Posynomials are convex in the logs of work and rates: S. Boyd et al., "A tutorial on geometric programming",
+    Optimization and Engineering 8, 2007; a soft maximum of planes fits any convex function: W. Hoburg et al., "Data
+    fitting with geometric-programming-compatible softmax functions", ibid. 17, 2016. That the class sets them follows
+    D. Ha et al., "HyperNetworks", arXiv:1609.09106.
     """
 
     work_mean: Tensor
     work_spread: Tensor
     rates_mean: Tensor
+    pair_work: Tensor  # [PAIRS, WORK]
+    pair_rates: Tensor  # [PAIRS, RATES]
 
-    def __init__(
-        self, vocabulary: Mapping[str, int], scales: Scales, *, width: int = 128, work_width: int = 64
-    ) -> None:
+    def __init__(self, vocabulary: Mapping[str, int], scales: Scales, *, width: int = 128) -> None:
         super().__init__()
         for name in ("work_mean", "work_spread", "rates_mean"):
             self.register_buffer(name, getattr(scales, name))
+        self.register_buffer("pair_work", _selecting(WORK, QUANTITIES, first=0), persistent=False)
+        rates = _selecting(RATES, OF_RATES, first=0) + _selecting(RATES, RATES, first=len(QUANTITIES))
+        self.register_buffer("pair_rates", rates, persistent=False)
         self.words = nn.ModuleList(nn.Embedding(vocabulary[name] + 1, width, padding_idx=0) for name in NAMES)
         self.chips = nn.ModuleList(nn.Embedding(vocabulary[name] + 1, EMBEDDING, padding_idx=0) for name in EMBEDDED)
         self.numbers = nn.Linear(len(CLASS) + EMBEDDING * len(EMBEDDED), width)
         self.hidden = nn.Linear(width, width)
-        self.parts = [work_width] * 4 + [TERMS * PAIRS, TERMS, len(TILES), 3]
+        self.parts = [TERMS * len(WORK), TERMS * PAIRS, TERMS, len(TILES), 3]
         self.settings = nn.Linear(width, sum(self.parts))
-        widths = [len(WORK), work_width, work_width]
-        self.work_weights = nn.ParameterList(
-            nn.Parameter(torch.randn(a, b) * 0.3 - level)
-            for (a, b), level in zip(pairwise(widths), (2.5, 3.0), strict=True)
-        )
-        self.work_biases = nn.ParameterList(nn.Parameter(torch.randn(work_width) * scale) for scale in (1.0, 0.1))
-        self.out_weights = nn.Parameter(torch.randn(work_width, TERMS) * 0.3 - 3.0)
-        self.out_biases = nn.Parameter(torch.randn(TERMS) * 0.5 - 1.0)
+        self.slope_biases = nn.Parameter(torch.randn(TERMS, len(WORK)) * 0.5 - 4.0)
         self.pair_biases = nn.Parameter(torch.randn(TERMS, PAIRS))
-        nn.init.zeros_(self.settings.bias)
+        self.offset_biases = nn.Parameter(torch.randn(TERMS) * 0.5 - 1.0)
+        with torch.no_grad():
+            self.settings.weight.mul_(0.5)
+            self.settings.bias.zero_()
         draw_words([*self.words, *self.chips])
 
     def forward(self, x: Inputs) -> Tensor:
@@ -111,7 +114,7 @@ class LayerProxyModel(nn.Module):
     def classes(
         self, shape_class: Tensor, names: Tensor, chip_names: Tensor, embedding: Tensor | None = None
     ) -> Tensor:
-        """Return the settings [N, S] of rows: what does not depend on their work, nor on the chip's rates.
+        """Return the monomials [N, TERMS + 3, COLUMNS] of rows; see `times`.
 
         `embedding` [N or 1, width] stands for a chip beyond its names; see dse.proxy.fit_calibration.
         """
@@ -122,54 +125,45 @@ class LayerProxyModel(nn.Module):
         if embedding is not None:
             first = first + embedding
         parts = torch.split(self.settings(F.silu(self.hidden(F.silu(first)))), self.parts, dim=1)
-        gain1, shift1, gain2, shift2, pairs, offset, tiles, roof = parts
-        settings = [
-            torch.exp(torch.tanh(gain1)),
-            shift1 + self.work_biases[0],
-            torch.exp(torch.tanh(gain2)),
-            shift2 + self.work_biases[1],
-            torch.softmax(2.0 * pairs.view(-1, TERMS, PAIRS) + self.pair_biases, dim=2).flatten(1),
-            offset + self.out_biases,
-            torch.softmax(tiles, dim=1),
-            torch.cat([F.softplus(roof[:, :1]), F.softplus(roof[:, 1:2]) - 1.0, roof[:, 2:] - 5.0], dim=1),
-        ]
-        return torch.cat(settings, dim=1)
+        slopes, pairs, offset, tiles, roof = parts
+        share = torch.softmax(2.0 * pairs.view(-1, TERMS, PAIRS) + self.pair_biases, dim=2)
+        slope = F.softplus(slopes.view(-1, TERMS, len(WORK)) + self.slope_biases) / self.work_spread
+        constant = (offset + self.offset_biases)[:, :, None]
+        learned = torch.cat([slope + share @ self.pair_work, -(share @ self.pair_rates), constant], dim=2)
+        return torch.cat([learned, self._physics(torch.softmax(tiles, dim=1), roof)], dim=1)
 
-    def latency(self, x: Inputs, settings: Tensor) -> Tensor:
+    def _physics(self, tiles: Tensor, roof: Tensor) -> Tensor:
+        """Return the monomials [N, 3, COLUMNS] of compute, memory and launch."""
+        zeros = tiles.new_zeros(len(tiles), COLUMNS)
+        compute, memory, launch = zeros.clone(), zeros.clone(), zeros
+        compute[:, FIRST_TILE : FIRST_TILE + len(TILES)] = tiles
+        memory[:, WORK.index("bytes")] = 1.0
+        for monomial, rate in ((compute, "peak"), (memory, "bandwidth")):
+            monomial[:, len(WORK) + RATES.index(rate)] = -1.0
+        means = torch.cat([self.work_mean, self.rates_mean, zeros.new_zeros(1)])
+        compute[:, -1] = F.softplus(roof[:, 0]) + compute @ means
+        memory[:, -1] = F.softplus(roof[:, 1]) - 1.0 + memory @ means
+        launch[:, -1] = roof[:, 2] - 5.0
+        return torch.stack([compute, memory, launch], dim=1)
+
+    def latency(self, x: Inputs, monomials: Tensor) -> Tensor:
         """Return log latency [N] before the floor."""
-        return soft_maximum(self.times(x, settings))
+        return soft_maximum(self.times(x, monomials))
 
-    def times(self, x: Inputs, settings: Tensor) -> Tensor:
+    def times(self, x: Inputs, monomials: Tensor) -> Tensor:
         """Return logs of the times [N, TERMS + 3] under the soft maximum; the last are compute, memory and launch."""
-        gain1, shift1, gain2, shift2, share, offset, tiles, roof = torch.split(settings, self.parts, dim=1)
-        hidden = (x.work - self.work_mean) / self.work_spread
-        for weight, gain, shift in zip(self.work_weights, (gain1, gain2), (shift1, shift2), strict=True):
-            hidden = _increasing(torch.addcmul(shift, hidden @ F.softplus(weight), gain))
-        work, rates = x.work - self.work_mean, x.rates - self.rates_mean
-        logs = [work[:, WORK.index(q)] - rates[:, RATES.index(r)] for q, r in zip(QUANTITIES, OF_RATES, strict=True)]
-        logs += [*(-rates).unbind(1), torch.zeros_like(logs[0])]
-        learned = (share.view(-1, TERMS, PAIRS) @ torch.stack(logs, dim=1)[:, :, None])[:, :, 0]
-        learned = learned + offset + hidden @ F.softplus(self.out_weights)
-        padded = (tiles * x.work[:, FIRST_TILE : FIRST_TILE + len(TILES)]).sum(1)
-        compute = padded - x.rates[:, RATES.index("peak")] + roof[:, 0]
-        memory = x.work[:, WORK.index("bytes")] - x.rates[:, RATES.index("bandwidth")] + roof[:, 1]
-        return torch.cat([learned, torch.stack([compute, memory, roof[:, 2]], dim=1)], dim=1)
-
-
-PAIRS = len(QUANTITIES) + len(RATES) + 1
-FIRST_TILE = WORK.index(f"flops_in_tiles_{TILES[0][0]}x{TILES[0][1]}")
+        powers = torch.cat([x.work - self.work_mean, x.rates - self.rates_mean, torch.ones_like(x.work[:, :1])], dim=1)
+        return (monomials @ powers[:, :, None])[:, :, 0]
 
 
 def soft_maximum(times: Tensor) -> Tensor:
-    """Return the log latency [N] of logs of times [N, T]: the log of the p-norm of the times, of order SHARPNESS."""
+    """Return the log of the p-norm [N] of times of which the logs are given [N, T]."""
     return torch.logsumexp(SHARPNESS * times, dim=1) / SHARPNESS
 
 
-def _increasing(x: Tensor) -> Tensor:
-    """Apply a convex, a concave and a saturating activation, each to a third of the columns.
-
-    All three leave their bend fast: with squareplus, which does so slowly, left-out chips were predicted worse.
-    """
-    third = x.shape[1] // 3
-    convex, concave, rest = x[:, :third], x[:, third : 2 * third], x[:, 2 * third :]
-    return torch.cat([F.elu(convex), -F.elu(-concave), F.softsign(rest)], dim=1)
+def _selecting(columns: Sequence[str], chosen: Sequence[str], *, first: int) -> Tensor:
+    """Return a matrix [PAIRS, columns]: one where pair `first` + i is of column chosen[i], else zero."""
+    matrix = torch.zeros(PAIRS, len(columns))
+    for row, name in enumerate(chosen, start=first):
+        matrix[row, columns.index(name)] = 1.0
+    return matrix

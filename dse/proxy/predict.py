@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,23 @@ from safetensors.torch import save
 from dse.errors import DseError
 from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
-from dse.proxy.features import CLASS, NAMES, RATES, WORK, Features, features
+from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, WORK, Features, features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty, Widths, novelty
 from dse.proxy.memory import MemoryHead, MemoryModel, least_mb
-from dse.proxy.network import Inputs, LayerProxyModel, Scales
+from dse.proxy.network import SHARPNESS, Inputs, LayerProxyModel, Scales
+from dse.proxy.posynomial_kernel import soft_maxima
 from dse.proxy.power import PowerHead, PowerModel
 from dse.proxy.vocabulary import Vocabulary
 from dse.store import write_atomically
 
 Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 WEIGHTS = Path(__file__).with_name("weights") / "layer_proxy.safetensors"
 """The weights that ship."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the weights' file."""
 
 SLOWEST = 1e4
@@ -44,7 +47,10 @@ LONGEST_WAIT_MS = 10.0
 """Added to it: thirty times the longest launch of the public table, a wall clock's."""
 
 CHUNK = 16384
-"""Rows that go through the networks at once: their activations stay in the cache."""
+"""Rows of a calibrated chip that go through the networks at once."""
+
+CLASSES = 1024
+"""Classes that do: their monomials stay in the cache while rows read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +81,27 @@ class LayerProxy:
         if not len(rows):
             return np.empty(0)
         inputs = inputs_of(rows, self.vocabulary)
-        with torch.inference_mode():
-            parts = [self._mean(inputs[chunk]) for chunk in torch.split(torch.arange(len(rows)), CHUNK)]
-        log_ms: Array = torch.cat(parts).double().numpy()
+        code, first = _classes(inputs)
+        order = np.argsort(code, kind="stable")
+        starts = np.searchsorted(code[order], np.arange(CLASSES, len(first), CLASSES))
+        chunks = np.split(order, starts)
+        log_ms = np.empty(len(rows))
+        with ThreadPoolExecutor(min(len(chunks), torch.get_num_threads())) as pool:
+            for chunk, found in zip(chunks, pool.map(partial(self._mean, inputs, code, first), chunks), strict=True):
+                log_ms[chunk] = found
         return log_ms
 
-    def _mean(self, inputs: Inputs) -> torch.Tensor:
-        """Return mean log latency; classes that several rows share go through the network once."""
-        keys = torch.cat([inputs.shape_class.view(torch.int32).long(), inputs.names, inputs.chip_names], dim=1)
-        mixed = (keys * _MULTIPLIERS[: keys.shape[1]]).sum(1).numpy()
-        codes, unique = pd.factorize(mixed)
-        first = np.empty(len(unique), np.int64)
-        first[codes[::-1]] = np.arange(len(codes))[::-1]
-        of_class, place = inputs[torch.from_numpy(first)], torch.from_numpy(codes)
-        total = torch.zeros(len(codes))
+    @torch.inference_mode()
+    def _mean(self, inputs: Inputs, code: Codes, first: Codes, rows: Codes) -> Array:
+        """Return mean log latency of the rows of some classes, which go through the networks once."""
+        least, most = code[rows[0]], code[rows[-1]]
+        classes = inputs[torch.from_numpy(first[least : most + 1])]
+        place, work, rates, floor = code[rows] - least, inputs.work[rows], inputs.rates[rows], inputs.floor[rows]
+        total = np.zeros(len(rows))
         for model in self.models:
-            settings = model.classes(of_class.shape_class, of_class.names, of_class.chip_names)[place]
-            total += torch.maximum(model.latency(inputs, settings), inputs.floor)
+            monomials = model.classes(classes.shape_class, classes.names, classes.chip_names).numpy()
+            centred = ((work - model.work_mean).numpy(), (rates - model.rates_mean).numpy())
+            total += np.maximum(soft_maxima(monomials, place, *centred, SHARPNESS), floor.numpy())
         return total / len(self.models)
 
     def predict(self, rows: Features) -> LayerPrediction:
@@ -204,8 +214,21 @@ def ceiling(rows: Features) -> Array:
     return log_ms
 
 
-_MULTIPLIERS = torch.from_numpy(
-    np.random.default_rng(7).integers(1, 2**62, size=len(CLASS) + len(NAMES) + 8, dtype=np.int64) * 2 + 1
+def _classes(inputs: Inputs) -> tuple[Codes, Codes]:
+    """Return the class of each row [N], and a row of each class: rows of one differ in work and rates alone."""
+    parts = (inputs.shape_class.view(torch.int32), inputs.names, inputs.chip_names)
+    columns = [column for part in parts for column in part.numpy().T]
+    key = np.zeros(len(inputs.work), np.int64)
+    for column, factor in zip(columns, _MULTIPLIERS, strict=True):
+        key += column * factor
+    code, unique = pd.factorize(key)
+    first = np.empty(len(unique), np.int64)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    return code, first
+
+
+_MULTIPLIERS = (
+    np.random.default_rng(7).integers(1, 2**62, size=len(CLASS) + len(NAMES) + len(CHIP_NAMES), dtype=np.int64) * 2 + 1
 )
 """Odd numbers that mix a row's class to one 64-bit key (multiply-shift hashing)."""
 

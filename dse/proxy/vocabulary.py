@@ -21,9 +21,10 @@ class Vocabulary:
     """The texts of training rows, by column of NAMES and CHIP_NAMES, and CASE. A text's number is its place plus one;
     0: new.
 
-    But for the maker, a chip's names are known with a library: what one library's kernels make of a die says little of
-    another's. With names of the die alone a V100, known from one framework, was predicted worse for another than a chip
-    that is not known at all.
+    A framework is known with a kind of operator: what its products tell says nothing of its attention. A chip, but for
+    its maker, is known with a library and a kind of operator: what one library's kernels make of a die says little of
+    another's. What was not measured together is then taken for new, and predicted as all others are: with names of the
+    die alone a V100, known from one framework, was predicted worse for another than a chip that is not known at all.
     """
 
     known: dict[str, tuple[str, ...]]
@@ -31,9 +32,7 @@ class Vocabulary:
     @classmethod
     def of(cls, features: Features) -> Vocabulary:
         """Return the vocabulary of training rows."""
-        columns = {name: features.names[:, i] for i, name in enumerate(NAMES)}
-        columns |= dict(zip(CHIP_NAMES, _with_library(features), strict=True))
-        known = {name: tuple(sorted(pd.unique(texts))) for name, texts in columns.items()}
+        known = {name: tuple(sorted(column.texts)) for name, column in _columns(features).items()}
         return cls(known=known | {CASE: _cases(features)})
 
     @property
@@ -43,18 +42,31 @@ class Vocabulary:
 
     def codes(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of each row's names [N, NAMES] and chip names [N, CHIP_NAMES]."""
-        names = [self._numbers(name, features.names[:, i]) for i, name in enumerate(NAMES)]
-        chips = [self._numbers(*column) for column in zip(CHIP_NAMES, _with_library(features), strict=True)]
+        numbers = {name: self._numbers(name, column) for name, column in _columns(features).items()}
+        names, chips = ([numbers[name] for name in group] for group in (NAMES, CHIP_NAMES))
         return np.stack(names, axis=1), np.stack(chips, axis=1)
 
     def places(self, column: str) -> dict[str, int]:
         """Return the number of each text of a column."""
         return {text: place + 1 for place, text in enumerate(self.known[column])}
 
-    def _numbers(self, column: str, texts: NDArray[np.object_]) -> NDArray[np.int64]:
-        codes, uniques = pd.factorize(texts)
-        numbers: NDArray[np.int64] = (pd.Index(self.known[column]).get_indexer(pd.Index(uniques)) + 1)[codes]
+    def _numbers(self, name: str, column: _Column) -> NDArray[np.int64]:
+        numbers: NDArray[np.int64] = (pd.Index(self.known[name]).get_indexer(pd.Index(column.texts)) + 1)[column.codes]
         return numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Column:
+    """A column of N texts: the place of each among the texts that occur."""
+
+    codes: NDArray[np.int64]  # [N]
+    texts: list[str]
+
+    def with_texts(self, other: _Column) -> _Column:
+        """Return the column of these texts followed by another column's."""
+        codes, pairs = pd.factorize(self.codes * len(other.texts) + other.codes)
+        both = [divmod(int(pair), len(other.texts)) for pair in pairs]
+        return _Column(codes, [f"{self.texts[a]}{SEPARATOR}{other.texts[b]}" for a, b in both])
 
 
 def _cases(features: Features) -> tuple[str, ...]:
@@ -64,13 +76,11 @@ def _cases(features: Features) -> tuple[str, ...]:
     return tuple(sorted(SEPARATOR.join(case) for case in unique.itertuples(index=False, name=None)))
 
 
-def _with_library(features: Features) -> list[NDArray[np.object_]]:
-    """Return the columns of chip names [N], all but the maker's followed by the row's library."""
-    library_codes, libraries = pd.factorize(features.names[:, NAMES.index("library")])
-    columns = [features.chip_names[:, 0]]
-    for column in range(1, len(CHIP_NAMES)):
-        codes, texts = pd.factorize(features.chip_names[:, column])
-        pairs, unique = pd.factorize(codes * len(libraries) + library_codes)
-        both = [f"{texts[pair // len(libraries)]} {libraries[pair % len(libraries)]}" for pair in unique]
-        columns.append(np.array(both, object)[pairs])
-    return columns
+def _columns(features: Features) -> dict[str, _Column]:
+    """Return the columns of NAMES and CHIP_NAMES, their texts followed by those of the columns they go with."""
+    texts = dict(zip(NAMES, features.names.T, strict=True)) | dict(zip(CHIP_NAMES, features.chip_names.T, strict=True))
+    found = {name: pd.factorize(column) for name, column in texts.items()}
+    columns = {name: _Column(codes, [*known]) for name, (codes, known) in found.items()}
+    software = columns["library"].with_texts(columns["op_type"])
+    columns |= {name: columns[name].with_texts(software) for name in CHIP_NAMES if name != "maker"}
+    return columns | {"library": software, "framework": columns["framework"].with_texts(columns["op_type"])}

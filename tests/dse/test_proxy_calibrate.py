@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -39,11 +40,14 @@ def untrained(seed: int, networks: int = 2) -> LayerProxy:
     seen = features(operators(300, seed, list(DEVICES.index[:-1])), DEVICES)
     vocabulary = Vocabulary.of(seen)
     x = inputs_of(seen, vocabulary)
-    models = []
-    for number in range(networks):
-        torch.manual_seed(seed + number)
-        scales = Scales(work_mean=x.work.mean(0), work_spread=x.work.std(0) + 0.01, rates_mean=x.rates.mean(0))
-        models.append(LayerProxyModel(vocabulary.sizes, scales).eval())
+    scales = Scales(work_mean=x.work.mean(0), work_spread=x.work.std(0) + 0.01, rates_mean=x.rates.mean(0))
+    torch.manual_seed(seed)
+    models = [LayerProxyModel(vocabulary.sizes, scales).eval()]
+    for _ in range(1, networks):  # those of a fitted ensemble say nearly the same
+        models.append(deepcopy(models[0]))
+        with torch.no_grad():
+            for weights in models[-1].parameters():
+                weights *= 1 + 0.02 * torch.randn_like(weights)
     return LayerProxy(**_parts(models, vocabulary))
 
 

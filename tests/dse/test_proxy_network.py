@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dse.proxy.features import RATES, WORK, Features, features
+from dse.proxy.features import ALIGNMENT, RATES, WORK, Features, features
 from dse.proxy.fit import inputs_of
 from dse.proxy.network import LayerProxyModel, Scales
 from dse.proxy.vocabulary import Vocabulary
@@ -85,7 +85,9 @@ def test_wider_layers_of_the_same_alignment_never_take_less_time(seed: int, time
     devices = chips(seed)
     rows = operators(COUNT, seed, list(devices.index))
     for column in ("n", "k", "cols", "cin", "cout"):
-        rows[column] = np.maximum(rows[column] // 32, 1) * 32 if column in rows else np.nan  # as aligned as it counts
+        rows[column] = (
+            np.maximum(rows[column] // ALIGNMENT, 1) * ALIGNMENT if column in rows else np.nan
+        )  # as aligned as it counts
     rows = completed(rows)
     model, vocabulary = network(features(rows, devices), seed)
     before = log_ms(model, vocabulary, rows, devices)
