@@ -259,7 +259,8 @@ def _work(
     tile_rows = {size: np.ceil(m / size) for size in {tile[0] for tile in TILES} | {32, 128}}
     tile_columns = {size: np.ceil(n / size) for size in {tile[1] for tile in TILES} | {32, 128}}
     each = flops / (m * n)
-    tiled = [each * tile_rows[a] * a * tile_columns[b] * b for a, b in TILES]
+    vector = np.isin(kind, VECTOR_OPERATORS)  # they run on no tiles
+    tiled = [np.where(vector, flops, each * tile_rows[a] * a * tile_columns[b] * b) for a, b in TILES]
     counts = [products * tile_rows[size] * tile_columns[size] for size in (32, 128)]
     pixels = _or(shape["hin"], 1.0) * _or(shape["win"], 1.0) * _or(shape["din"], 1.0)
     batch = _or(shape["batch"], 1.0)
