@@ -13,7 +13,7 @@ from chiplib.chip import Precision
 from dse.proxy.columns import DTYPES, VECTOR_OPERATORS
 from dse.proxy.layer_rows import compute_type, layer_rows
 from dse.proxy.model import LayerQuestion, Outside
-from dse.proxy.vocabulary import Vocabulary
+from dse.proxy.vocabulary import KIND_OF, Vocabulary
 from workloads.graph import Layer
 
 FLOATING = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8")
@@ -53,7 +53,8 @@ def question_rows(question: LayerQuestion, vocabulary: Vocabulary) -> QuestionRo
     place[something], unique = pd.factorize(pd.util.hash_pandas_object(every[something], index=False))
     first = np.searchsorted(np.maximum.accumulate(place), np.arange(len(unique)))
     rows = every.iloc[first].reset_index(drop=True)
-    known, new_kind = vocabulary.known, np.flatnonzero(~rows["op_type"].isin(vocabulary.known["op_type"]))
+    known = vocabulary.known
+    new_kind = np.flatnonzero(~rows["op_type"].replace(KIND_OF).isin(known["op_type"]))
     new_numbers = ~rows["dtype"].isin(known["dtype"]) | ~rows["compute_dtype"].isin(known["compute_dtype"])
     if len(new_kind):
         matrix = layers["matrix"][first]

@@ -15,6 +15,13 @@ CASE = "case"
 
 SEPARATOR = " | "
 
+KIND_OF = {"conv1d": "conv2d"}
+"""Operator kinds that are known as another one: libraries run a convolution along a line as one of images, a pixel
+high."""
+
+KIND_OF_NAME = {"batchnorm": "elementwise"}
+"""Operators that are known as another kind: an inference's batch norm scales and shifts by what it has stored."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
@@ -32,8 +39,9 @@ class Vocabulary:
     @classmethod
     def of(cls, features: Features) -> Vocabulary:
         """Return the vocabulary of training rows."""
-        known = {name: tuple(sorted(column.texts)) for name, column in _columns(features).items()}
-        return cls(known=known | {CASE: _cases(features)})
+        columns = _columns(features)
+        known = {name: tuple(sorted(column.texts)) for name, column in columns.items()}
+        return cls(known=known | {CASE: _cases(columns)})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -69,11 +77,9 @@ class _Column:
         return _Column(codes, [f"{self.texts[a]}{SEPARATOR}{other.texts[b]}" for a, b in both])
 
 
-def _cases(features: Features) -> tuple[str, ...]:
-    of_case = [features.chip_names[:, CHIP_NAMES.index("maker")]]
-    of_case += [features.names[:, NAMES.index(name)] for name in ("op_type", "dtype")]
-    unique = pd.DataFrame(dict(enumerate(of_case))).drop_duplicates()
-    return tuple(sorted(SEPARATOR.join(case) for case in unique.itertuples(index=False, name=None)))
+def _cases(columns: dict[str, _Column]) -> tuple[str, ...]:
+    case = columns["maker"].with_texts(columns["op_type"]).with_texts(columns["dtype"])
+    return tuple(sorted(case.texts))
 
 
 def _columns(features: Features) -> dict[str, _Column]:
@@ -81,6 +87,17 @@ def _columns(features: Features) -> dict[str, _Column]:
     texts = dict(zip(NAMES, features.names.T, strict=True)) | dict(zip(CHIP_NAMES, features.chip_names.T, strict=True))
     found = {name: pd.factorize(column) for name, column in texts.items()}
     columns = {name: _Column(codes, [*known]) for name, (codes, known) in found.items()}
+    columns["op_type"] = _kinds(columns["op_type"], columns["op_name"])
     software = columns["library"].with_texts(columns["op_type"])
     columns |= {name: columns[name].with_texts(software) for name in CHIP_NAMES if name != "maker"}
     return columns | {"library": software, "framework": columns["framework"].with_texts(columns["op_type"])}
+
+
+def _kinds(kind: _Column, name: _Column) -> _Column:
+    """Return operator kinds [N] as they are known."""
+    texts = np.array([KIND_OF.get(text, text) for text in kind.texts], object)[kind.codes]
+    for place, text in enumerate(name.texts):
+        if text in KIND_OF_NAME:
+            texts[name.codes == place] = KIND_OF_NAME[text]
+    codes, known = pd.factorize(texts)
+    return _Column(codes, [*known])

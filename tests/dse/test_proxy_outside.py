@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -56,3 +58,19 @@ def test_a_vocabulary_without_cases_knows_makers_and_operators_alone() -> None:
     assert not outside(rows, Vocabulary(known=known)).any()
     without = Vocabulary(known=known | {"maker": ()})
     assert (outside(rows, without) == np.int8(Outside.CHIP)).all()
+
+
+def test_operators_that_libraries_run_as_another_kind_are_known_as_it() -> None:
+    rows, vocabulary = seen_and_new()
+    kind, name = NAMES.index("op_type"), NAMES.index("op_name")
+    names = rows.names.copy()
+    names[names[:, kind] == "conv2d", kind] = "conv1d"
+    line = replace(rows, names=names)
+    assert not outside(line, vocabulary).any()
+    for found, expected in zip(vocabulary.codes(line), vocabulary.codes(rows), strict=True):
+        assert (found == expected).all()
+    scaled = names.copy()
+    norms = scaled[:, kind] == "layernorm"
+    scaled[norms, name] = "batchnorm"
+    codes, _ = vocabulary.codes(replace(rows, names=scaled))
+    assert (codes[norms, kind] == vocabulary.places("op_type")["elementwise"]).all()
