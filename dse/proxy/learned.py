@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-LAUNCH_SHARE = 0.5
-"""Share of its time that a layer keeps with nothing to do, from which on starting it is what limits it."""
+LESS_WORK, LAUNCH_SHARE = 0.25, 0.5
+"""Share of its sizes, operations and bytes with which a layer that starting limits keeps more than that of its time."""
 
 FAR = 3.5
 """Spreads of the log of operations, or bytes, above the mean of what was measured, from which on a layer is larger than
@@ -78,7 +78,7 @@ class Learned:
         found = _at_peak(features(_on_chips(rows, table, spoken_for), table), question, len(rows), proxy.vocabulary)
         predicted = proxy.predict(found)
         outside = _outside(found, predicted, proxy).reshape(shape).T | asked.outside[:, None]
-        idle_ms = np.exp(proxy.log_latency(_nothing_to_do(found)))
+        less_ms = np.exp(proxy.log_latency(_with_less_to_do(found)))
         latency_ms, low_ms, high_ms = (
             _spread(values.reshape(shape).T, place, question.chips["supported"])
             for values in (predicted.latency_ms, predicted.low_ms, predicted.high_ms)
@@ -90,7 +90,7 @@ class Learned:
             high_ms=high_ms,
             energy_mj=_energy(question, latency_ms, _gather(_board_power(proxy, found, predicted, shape), place)),
             memory_bytes=np.broadcast_to(_moved(question.layers)[:, None], latency_ms.shape),
-            bound=_gather(_bound(rows, found, predicted.latency_ms, idle_ms, shape), place).astype(np.int8),
+            bound=_gather(_bound(rows, found, predicted.latency_ms, less_ms, shape), place).astype(np.int8),
             outside=_gather(outside, place),
             evidence=Evidence(
                 data=dict(proxy.card["data"]["source"]),
@@ -151,9 +151,10 @@ def _at_peak(found: Features, question: LayerQuestion, count: int, vocabulary: V
     return replace(found, rates=rates, terms=terms, names=names)
 
 
-def _nothing_to_do(found: Features) -> Features:
-    """Return the same layers without any work."""
-    return replace(found, work=np.zeros_like(found.work), floor=np.full_like(found.floor, -np.inf))
+def _with_less_to_do(found: Features) -> Features:
+    """Return the same layers with LESS_WORK of their work."""
+    work = np.maximum(found.work + np.log(LESS_WORK), 0.0).astype(found.work.dtype)
+    return replace(found, work=work, floor=np.full_like(found.floor, -np.inf))
 
 
 def _outside(found: Features, predicted: LayerPrediction, proxy: LayerProxy) -> NDArray[np.int8]:
@@ -170,7 +171,7 @@ def _outside(found: Features, predicted: LayerPrediction, proxy: LayerProxy) -> 
 
 
 def _bound(
-    rows: pd.DataFrame, found: Features, latency_ms: Array, idle_ms: Array, shape: tuple[int, int]
+    rows: pd.DataFrame, found: Features, latency_ms: Array, less_ms: Array, shape: tuple[int, int]
 ) -> NDArray[np.int8]:
     """Return codes of Bound [U, C]: starting the layer, else the longer of its two times at the datasheet's peaks."""
     from dse.proxy.columns import VECTOR_OPERATORS
@@ -178,7 +179,7 @@ def _bound(
     units = np.where(rows["op_type"].isin(VECTOR_OPERATORS), np.int8(Bound.VECTOR), np.int8(Bound.COMPUTE))
     compute, memory = found.terms.T
     limit = np.where(compute > memory, np.tile(units, shape[0]), np.int8(Bound.MEMORY))
-    limit = np.where(idle_ms > LAUNCH_SHARE * latency_ms, np.int8(Bound.LAUNCH), limit)
+    limit = np.where(less_ms > LAUNCH_SHARE * latency_ms, np.int8(Bound.LAUNCH), limit)
     return limit.reshape(shape).T
 
 
