@@ -49,7 +49,7 @@ LONGEST_WAIT_MS = 10.0
 CHUNK = 16384
 """Rows of a calibrated chip that go through the networks at once."""
 
-CLASSES = 1024
+CLASSES = 256
 """Classes that do: their monomials stay in the cache while rows read them."""
 
 
