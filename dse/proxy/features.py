@@ -41,6 +41,9 @@ CLASS = (
 ALIGNMENT = 256
 """Largest power of two in a width that tells kernels apart."""
 
+SCALED, SCALED_SHAPE = "batchnorm", {"cin": np.nan, "groups": np.nan, "operands": 1.0}
+"""An inference's batch norm scales and shifts by what it has stored: its class is that of an element-wise operator."""
+
 NAMES = ("op_type", "op_name", "dtype", "compute_dtype", "timer", "framework", "library")
 """Columns of `Features.names`. The library is the framework without its version."""
 
@@ -103,6 +106,8 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floati
     names = {name: _texts(rows[name]) for name in NAMES if name != "library"}
     names["library"] = library(rows["framework"])
     kind = names["op_type"]
+    scaled = names["op_name"] == SCALED
+    shape |= {name: np.where(scaled, value, shape[name]) for name, value in SCALED_SHAPE.items()}
     flops, moved = rows["flops"].to_numpy(np.float64), rows["bytes"].to_numpy(np.float64)
     weights = rows["weight_bytes"].to_numpy(np.float64)
     rates, chips, cache_bytes = chip_rates(rows["device"], names["compute_dtype"], devices)

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dse.proxy.features import CHIP_NAMES, NAMES, Features
+from dse.proxy.features import CHIP_NAMES, NAMES, SCALED, Features
 
 CASE = "case"
 """Key of what was measured together: maker, op_type and dtype of rows, joined by SEPARATOR."""
+
+WORD = "word"
+"""Key of names of operators that were measured on a maker's chips: maker and op_name, joined alike."""
 
 SEPARATOR = " | "
 
@@ -19,19 +22,21 @@ KIND_OF = {"conv1d": "conv2d"}
 """Operator kinds that are known as another one: libraries run a convolution along a line as one of images, a pixel
 high."""
 
-KIND_OF_NAME = {"batchnorm": "elementwise"}
-"""Operators that are known as another kind: an inference's batch norm scales and shifts by what it has stored."""
+KIND_OF_NAME = {SCALED: "elementwise"}
+"""Operators that are known as another kind, see SCALED."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """The texts of training rows, by column of NAMES and CHIP_NAMES, and CASE. A text's number is its place plus one;
-    0: new.
+    """The texts of training rows, by column of NAMES and CHIP_NAMES, CASE and WORD. A text's number is its place plus
+    one; 0: new.
 
-    A framework is known with a kind of operator: what its products tell says nothing of its attention. A chip, but for
-    its maker, is known with a library and a kind of operator: what one library's kernels make of a die says little of
-    another's. What was not measured together is then taken for new, and predicted as all others are: with names of the
-    die alone a V100, known from one framework, was predicted worse for another than a chip that is not known at all.
+    An operator's name is not known on chips of a maker on whose chips others alone were measured: how a processor runs
+    it says nothing of a GPU. A framework is known with a kind of operator: what its products tell says nothing of its
+    attention. A chip, but for its maker, is known with a library and a kind of operator: what one library's kernels
+    make of a die says little of another's. What was not measured together is then taken for new, and predicted as all
+    others are: with names of the die alone a V100, known from one framework, was predicted worse for another than a
+    chip that is not known at all.
     """
 
     known: dict[str, tuple[str, ...]]
@@ -41,7 +46,9 @@ class Vocabulary:
         """Return the vocabulary of training rows."""
         columns = _columns(features)
         known = {name: tuple(sorted(column.texts)) for name, column in columns.items()}
-        return cls(known=known | {CASE: _cases(columns)})
+        case = columns["maker"].with_texts(columns["op_type"]).with_texts(columns["dtype"])
+        word = columns["maker"].with_texts(columns["op_name"])
+        return cls(known=known | {CASE: tuple(sorted(case.texts)), WORD: tuple(sorted(word.texts))})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -50,7 +57,10 @@ class Vocabulary:
 
     def codes(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of each row's names [N, NAMES] and chip names [N, CHIP_NAMES]."""
-        numbers = {name: self._numbers(name, column) for name, column in _columns(features).items()}
+        columns = _columns(features)
+        numbers = {name: self._numbers(name, column) for name, column in columns.items()}
+        word = self._numbers(WORD, columns["maker"].with_texts(columns["op_name"]))
+        numbers["op_name"][(word == 0) & (numbers["maker"] > 0)] = 0
         names, chips = ([numbers[name] for name in group] for group in (NAMES, CHIP_NAMES))
         return np.stack(names, axis=1), np.stack(chips, axis=1)
 
@@ -75,11 +85,6 @@ class _Column:
         codes, pairs = pd.factorize(self.codes * len(other.texts) + other.codes)
         both = [divmod(int(pair), len(other.texts)) for pair in pairs]
         return _Column(codes, [f"{self.texts[a]}{SEPARATOR}{other.texts[b]}" for a, b in both])
-
-
-def _cases(columns: dict[str, _Column]) -> tuple[str, ...]:
-    case = columns["maker"].with_texts(columns["op_type"]).with_texts(columns["dtype"])
-    return tuple(sorted(case.texts))
 
 
 def _columns(features: Features) -> dict[str, _Column]:

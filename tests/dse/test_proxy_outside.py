@@ -74,3 +74,17 @@ def test_operators_that_libraries_run_as_another_kind_are_known_as_it() -> None:
     scaled[norms, name] = "batchnorm"
     codes, _ = vocabulary.codes(replace(rows, names=scaled))
     assert (codes[norms, kind] == vocabulary.places("op_type")["elementwise"]).all()
+
+
+def test_a_name_measured_on_another_makers_chips_alone_is_new() -> None:
+    rows, _ = seen_and_new()
+    name, maker = NAMES.index("op_name"), CHIP_NAMES.index("maker")
+    names = rows.names.copy()
+    of_one = rows.chip_names[:, maker] == "one gpu"
+    names[~of_one & (names[:, NAMES.index("op_type")] == "softmax"), name] = "two's"
+    vocabulary = Vocabulary.of(replace(rows, names=names))
+    names[names[:, NAMES.index("op_type")] == "softmax", name] = "two's"
+    codes, _ = vocabulary.codes(replace(rows, names=names))
+    theirs = names[:, name] == "two's"
+    assert (codes[theirs & of_one, name] == 0).all() and (codes[theirs & ~of_one, name] > 0).all()
+    assert (codes[~theirs, name] > 0).all()
