@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.proxy.model import Outside
+from dse.proxy.software import Software
 from dse.simulate import simulate
 from solvers.mapping.evaluate import times
 
@@ -41,6 +42,14 @@ def basis(costs: SegmentCosts, chips: Sequence[str] | None = None) -> dict[str, 
         "fingerprint": evidence.fingerprint if evidence else None,
         "calibrated": [name for name in wanted if evidence and name in evidence.calibrated],
     }
+
+
+def chips_by_software(prediction: Mapping[str, Any]) -> dict[Software, list[str]]:
+    """Return the chips of a prediction, as `basis` describes it, by the software that it speaks for there."""
+    chips: dict[Software, list[str]] = {}
+    for chip, software in prediction["software"].items():
+        chips.setdefault(Software(**software), []).append(chip)
+    return chips
 
 
 def ends_of(table: CostTable, segment: int, slot: int) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ from dse.errors import DseError
 from dse.evaluate import Evaluator
 from dse.objectives import ENERGY, TIME, Objectives
 from dse.prediction import basis as basis_of_latency
-from dse.prediction import outside_by_chip
+from dse.prediction import chips_by_software, outside_by_chip
 from dse.proxy.model import check_software, cost_model
 from dse.proxy.software import Software
 from dse.search.bounds import HalfPlanes, TypeCosts, half_planes
@@ -242,9 +242,7 @@ def _measured(prediction: dict[str, Any]) -> str:
     if not prediction["data"]:
         return ""
     rows = ", ".join(f"{source} {count:,}" for source, count in prediction["data"].items())
-    chips: dict[str, list[str]] = {}
-    for chip, each in prediction["software"].items():
-        chips.setdefault(f"{each['framework']}, timed by {each['timer']}", []).append(chip)
+    chips = chips_by_software(prediction)
     spoken_for = "; ".join(f"{software} ({', '.join(names)})" for software, names in chips.items())
     return f"measured operators: {rows}; weights {prediction['fingerprint']}; speaks for {spoken_for}"
 

@@ -55,11 +55,12 @@ def told_of_chips(prediction: Mapping[str, Any]) -> list[str]:
 
 def source_line(prediction: Mapping[str, Any]) -> str:
     """Return which model gave the latencies, of a fitted one with its software and data."""
+    from dse.prediction import chips_by_software
+
     text = f"Latencies are of model {prediction['model']}"
     if prediction["data"]:
-        chips: dict[str, list[str]] = {}
-        for chip, software in prediction["software"].items():
-            chips.setdefault(f"{software['framework']} timed by {software['timer']}", []).append(chip)
+        by_software = chips_by_software(prediction)
+        chips = {f"{software.framework} timed by {software.timer}": on for software, on in by_software.items()}
         names = " and ".join(
             software if len(chips) == 1 else f"{software} ({_names(on)})" for software, on in chips.items()
         )

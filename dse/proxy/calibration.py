@@ -22,7 +22,7 @@ from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty
 from dse.proxy.network import TERMS, Inputs, LayerProxyModel, soft_maximum
-from dse.proxy.predict import CHUNK, LayerPrediction, LayerProxy
+from dse.proxy.predict import LayerPrediction, LayerProxy
 from dse.store import write_atomically
 
 Array = NDArray[np.float64]
@@ -41,6 +41,9 @@ Shifts = tuple[tuple[Shift, ...], ...]
 """Shifts of log times [networks][TERMS + 3]."""
 
 Percent = Annotated[float, Ge(0)]
+
+CHUNK = 16384
+"""Rows of a calibrated chip that go through the networks at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,11 +46,8 @@ The slowest row of the public table takes 6,800 times."""
 LONGEST_WAIT_MS = 10.0
 """Added to it: thirty times the longest launch of the public table, a wall clock's."""
 
-CHUNK = 16384
-"""Rows of a calibrated chip that go through the networks at once."""
-
 CLASSES = 256
-"""Classes that do: their monomials stay in the cache while rows read them."""
+"""Classes that go through the networks at once: their monomials stay in the cache while rows read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

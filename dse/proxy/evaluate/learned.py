@@ -14,7 +14,7 @@ from dse.proxy.fit_calibration import calibrate
 from dse.proxy.predict import LayerProxy
 
 STEPS = 3000
-"""Training steps a network, half of those that the shipped one has: a split is fitted anew for each part."""
+"""Training steps a network, a third of those that the shipped ones have: a split is fitted anew for each part."""
 
 NETWORKS = 1
 
