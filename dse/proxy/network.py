@@ -15,6 +15,9 @@ from dse.proxy.words import draw_words
 TERMS = 16
 """Learned times that the prediction is the soft maximum of, beside those of the roofline and the launch."""
 
+LAUNCH = TERMS + 2
+"""Place of the launch among all times: the last."""
+
 SHARPNESS = 5.0
 """Order of the p-norm that is the soft maximum: 5 was best of a trial on the public table."""
 

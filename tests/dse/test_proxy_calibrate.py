@@ -26,7 +26,7 @@ from dse.proxy.features import features
 from dse.proxy.fit import inputs_of
 from dse.proxy.fit_calibration import PRIOR, calibrate
 from dse.proxy.intervals import Widths
-from dse.proxy.network import TERMS, LayerProxyModel, Scales
+from dse.proxy.network import LAUNCH, TERMS, LayerProxyModel, Scales
 from dse.proxy.vocabulary import Vocabulary
 from tests.dse.proxy_rows import SHAPES_OF, chips, completed, operators
 
@@ -85,21 +85,41 @@ def test_what_one_bound_costs_is_told_from_what_another_costs() -> None:
     """Where only some times are longer, shifts of terms find what no factor a kind could."""
     proxy = untrained(4, networks=1)
     truth = np.random.default_rng(8).normal(0, 0.25, TERMS + 3)
-
-    def world(count: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-        rows = operators(count, seed, [NEW])
-        found = features(rows, DEVICES)
-        inputs = inputs_of(found, proxy.vocabulary)
-        log_ms = shifted(proxy.models[0], inputs, np.tile(truth, (count, 1)), np.zeros(128))
-        return rows.assign(latency_ms=np.exp(log_ms)), rows["op_type"].to_numpy()
-
-    few, kind_of_few = world(120, 2)
-    many, kind_of_many = world(500, 3)
+    few, many = (_shifted_world(proxy, truth, count, seed) for count, seed in ((120, 2), (500, 3)))
+    kind_of_few, kind_of_many = few["op_type"].to_numpy(), many["op_type"].to_numpy()
     calibrated = calibrate(proxy, few, DEVICES, device=NEW).apply(proxy)
     before = log_errors(proxy, few)
     factors = {kind: np.median(before[kind_of_few == kind]) for kind in SHAPES_OF}
     by_factors = log_errors(proxy, many) - np.array([factors[kind] for kind in kind_of_many])
     assert np.abs(log_errors(calibrated, many)).mean() < 0.6 * np.abs(by_factors).mean()
+
+
+def test_a_host_that_launches_slowly_is_told_by_few_rows() -> None:
+    """What a launch takes is found though it is seven times what it is elsewhere, and nothing else moves."""
+    proxy = untrained(4, networks=1)
+    with torch.no_grad():
+        proxy.models[0].settings.bias[-1] += 6.0  # launches are what binds small layers
+    truth = np.zeros(TERMS + 3)
+    truth[LAUNCH] = 2.0
+    few, many = (_shifted_world(proxy, truth, count, seed) for count, seed in ((40, 2), (400, 3)))
+    before = np.abs(log_errors(proxy, many))
+    after = np.abs(log_errors(calibrate(proxy, few, DEVICES, device=NEW).apply(proxy), many))
+    assert np.median(before[before > 1.0]) > 1.5
+    assert np.median(after[before > 1.0]) < 0.05
+    assert np.median(after[before < 0.1]) < 0.05
+
+
+def test_times_beyond_belief_still_make_a_calibration_that_can_be_read(tmp_path: Path) -> None:
+    calibrate(PROXY, measured(30, 2, 1e9), DEVICES, device=NEW).save(tmp_path / "new.json")
+    assert Calibration.load(tmp_path / "new.json").apply(PROXY)
+
+
+def _shifted_world(proxy: LayerProxy, truth: np.ndarray, count: int, seed: int) -> pd.DataFrame:
+    """Rows that take what a network of the proxy says with the times under its soft maximum shifted by `truth`."""
+    rows = operators(count, seed, [NEW])
+    inputs = inputs_of(features(rows, DEVICES), proxy.vocabulary)
+    log_ms = shifted(proxy.models[0], inputs, np.tile(truth, (count, 1)), np.zeros(128))
+    return rows.assign(latency_ms=np.exp(log_ms))
 
 
 def test_few_rows_are_believed_less_than_many() -> None:
