@@ -21,7 +21,7 @@ from dse.errors import DseError
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import Novelty
-from dse.proxy.network import TERMS, Inputs, LayerProxyModel, soft_maximum
+from dse.proxy.network import TIMES, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerPrediction, LayerProxy
 from dse.store import write_atomically
 
@@ -38,7 +38,7 @@ Key = tuple[str, str]
 
 Shift = Annotated[float, Interval(ge=-MOST, le=MOST)]
 Shifts = tuple[tuple[Shift, ...], ...]
-"""Shifts of log times [networks][TERMS + 3]."""
+"""Shifts of log times [networks][TIMES]."""
 
 Percent = Annotated[float, Ge(0)]
 
@@ -104,7 +104,7 @@ class Calibration:
             )
         widths = [model.hidden.in_features for model in proxy.models]
         parts = (self.common, *self.kinds.values(), *(cell.shifts for cell in self.cells))
-        fits = all([len(shift) for shift in part] == [TERMS + 3] * len(widths) for part in parts)
+        fits = all([len(shift) for shift in part] == [TIMES] * len(widths) for part in parts)
         if not fits or [len(vector) for vector in self.embedding] != widths:
             raise DseError(
                 f"the calibration of {self.device!r} has vectors of another size than the networks",
@@ -115,7 +115,7 @@ class Calibration:
         return CalibratedProxy(**own | {"calibrations": {**others, self.device: self}})
 
     def shifts(self, key: Key) -> Array:
-        """Return the shifts [networks, TERMS + 3] of rows of a framework and kind."""
+        """Return the shifts [networks, TIMES] of rows of a framework and kind."""
         op_type = key[1]
         total = np.array(self.common)
         if op_type in self.kinds:
@@ -243,7 +243,7 @@ def keys_of(rows: Features) -> tuple[list[Key], NDArray[np.int64]]:
 
 
 def shifted(model: LayerProxyModel, inputs: Inputs, shifts: Array, embedding: Array) -> Array:
-    """Return a network's log latency [N], its log times shifted [N, TERMS + 3] and an embedding [width] added."""
+    """Return a network's log latency [N], its log times shifted [N, TIMES] and an embedding [width] added."""
     with torch.inference_mode():
         chip = torch.from_numpy(embedding.astype(np.float32))[None]
         settings = model.classes(inputs.shape_class, inputs.names, inputs.chip_names, chip)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dse.errors import DseError
+
 RATE = 4e-3
 """Rate of AdamW, for biases, embeddings and single columns."""
 
@@ -17,6 +19,12 @@ LEAST_COLUMNS = 8
 """Sides below which a matrix is left to AdamW: there is little to make orthogonal."""
 
 BATCH = 1024
+
+WARM_UP = 0.1
+"""Share of the steps in which rates rise."""
+
+LEAST_STEPS = 11
+"""Fewest steps that have one of warm-up."""
 
 
 def descend(
@@ -34,7 +42,11 @@ def descend(
 
     Muon (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024) trains `matrices`, AdamW the rest,
     both with one cycle of their rates. `progress` is told the step and its loss every hundred steps.
+
+    Raises DseError for fewer than LEAST_STEPS steps.
     """
+    if steps < LEAST_STEPS:
+        raise DseError(f"steps = {steps}: too few to train a network", f"{LEAST_STEPS} or more")
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     optimizers: list[torch.optim.Optimizer] = [
@@ -43,7 +55,7 @@ def descend(
     ]
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, optimizer.param_groups[0]["lr"], steps, pct_start=0.1, cycle_momentum=False
+            optimizer, optimizer.param_groups[0]["lr"], steps, pct_start=WARM_UP, cycle_momentum=False
         )
         for optimizer in optimizers
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dse.proxy.descent import LEAST_STEPS
 from dse.proxy.features import CHIP_NAMES, NAMES, Features, features
 from dse.proxy.fit import STANDARD, Recipe, fit_network
 from dse.proxy.intervals import Widths, novelty
@@ -73,7 +74,7 @@ def fit_proxy(
         done += 1.0
     errors = []
     if intervals:
-        short = replace(recipe, steps=int(recipe.steps * FOLD_STEPS))
+        short = replace(recipe, steps=_steps(recipe, FOLD_STEPS))
         for name, held_out in _folds(all_features, seed):
             seen = Vocabulary.of(all_features[~held_out])
             model = fit_network(
@@ -93,14 +94,18 @@ def fit_proxy(
                 )
             )
     progress("power and memory", done / work)
-    power, power_card = _power(rows, devices, seed, int(recipe.steps * HEAD_STEPS))
-    memory, memory_card = _memory(rows, devices, seed, int(recipe.steps * HEAD_STEPS))
+    power, power_card = _power(rows, devices, seed, _steps(recipe, HEAD_STEPS))
+    memory, memory_card = _memory(rows, devices, seed, _steps(recipe, HEAD_STEPS))
     described = {"seed": seed, "recipe": asdict(recipe), "rows": len(rows), "rows_used": len(table), **(card or {})}
     described |= {"power": power_card, "memory": memory_card}
     widths = _widths(pd.concat(errors)) if errors else Widths.none()
     return LayerProxy(
         models=tuple(models), vocabulary=vocabulary, widths=widths, card=described, power=power, memory=memory
     )
+
+
+def _steps(recipe: Recipe, share: float) -> int:
+    return max(int(recipe.steps * share), LEAST_STEPS)
 
 
 def _power(rows: pd.DataFrame, devices: pd.DataFrame, seed: int, steps: int) -> tuple[PowerHead | None, dict[str, Any]]:

@@ -28,8 +28,10 @@ WORK = (
     *("products", "m", "n", "k", "flops", "bytes", "activation_bytes", "weight_bytes"),
     *(f"flops_in_tiles_{m}x{n}" for m, n in TILES),
     *("tiles_32", "tiles_128", "padded_k", "seq_q", "seq_kv", "batch", "heads", "kv_heads", "pixels", "all_pixels"),
+    "dram_bytes",
 )
-"""Columns of `Features.work`: natural logarithms. `products` matrix products of m x k by k x n, or m rows of n."""
+"""Columns of `Features.work`: natural logarithms. `products` matrix products of m x k by k x n, or m rows of n; DRAM's
+bytes are those that the last-level cache cannot hold."""
 
 CLASS = (
     *("alignment_n", "alignment_k", "head_dim", "kernel_h", "kernel_w", "kernel_d", "stride", "dilation", "groups"),
@@ -41,8 +43,9 @@ CLASS = (
 ALIGNMENT = 256
 """Largest power of two in a width that tells kernels apart."""
 
-SCALED, SCALED_SHAPE = "batchnorm", {"cin": np.nan, "groups": np.nan, "operands": 1.0}
-"""An inference's batch norm scales and shifts by what it has stored: its class is that of an element-wise operator."""
+SCALED, SCALED_KIND = "batchnorm", "elementwise"
+SCALED_SHAPE = {"batch": np.nan, "cin": np.nan, "groups": np.nan, "operands": 1.0}
+"""An inference's batch norm scales and shifts by what it has stored: it is an element-wise operator."""
 
 NAMES = ("op_type", "op_name", "dtype", "compute_dtype", "timer", "framework", "library")
 """Columns of `Features.names`. The library is the framework without its version."""
@@ -105,8 +108,8 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floati
     shape |= {name: np.full(len(rows), np.nan) for name in SHAPES if name not in shape}
     names = {name: _texts(rows[name]) for name in NAMES if name != "library"}
     names["library"] = library(rows["framework"])
-    kind = names["op_type"]
     scaled = names["op_name"] == SCALED
+    kind = names["op_type"] = np.where(scaled, SCALED_KIND, names["op_type"])
     shape |= {name: np.where(scaled, value, shape[name]) for name, value in SCALED_SHAPE.items()}
     flops, moved = rows["flops"].to_numpy(np.float64), rows["bytes"].to_numpy(np.float64)
     weights = rows["weight_bytes"].to_numpy(np.float64)
@@ -114,7 +117,7 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floati
     extents = matrix_extents(kind, shape)
     floor, terms = physics(kind, shape, flops, moved, rates, cache_bytes)
     return Features(
-        work=_work(kind, shape, extents, flops, moved, weights).astype(dtype),
+        work=_work(kind, shape, extents, flops, moved, weights, cache_bytes).astype(dtype),
         shape_class=_shape_class(shape, extents).astype(dtype),
         names=np.stack([names[name] for name in NAMES], axis=1),
         rates=np.log(rates).astype(dtype),
@@ -259,6 +262,7 @@ def _work(
     flops: Array,
     moved: Array,
     weights: Array,
+    cache_bytes: Array,
 ) -> Array:
     products, m, n, k = extents
     tile_rows = {size: np.ceil(m / size) for size in {tile[0] for tile in TILES} | {32, 128}}
@@ -272,7 +276,7 @@ def _work(
     others = [_or(shape[name], 1.0) for name in ("seq_q", "seq_kv")]
     heads = [_or(shape[name], 1.0) for name in ("heads", "kv_heads")]
     columns = [products, m, n, k, flops, moved, np.maximum(moved - weights, 1.0), weights + 1.0, *tiled, *counts]
-    columns += [np.ceil(k / 64) * 64, *others, batch, *heads, pixels, pixels * batch]
+    columns += [np.ceil(k / 64) * 64, *others, batch, *heads, pixels, pixels * batch, moved - cache_bytes]
     return _log(np.maximum(np.stack(columns, axis=1), 1.0))
 
 

@@ -24,7 +24,7 @@ from dse.proxy.devices import read_devices
 from dse.proxy.features import NAMES, features
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import COVERAGE, novelty
-from dse.proxy.network import LAUNCH, TERMS, Inputs, LayerProxyModel, soft_maximum
+from dse.proxy.network import LAUNCH, TIMES, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerProxy
 from dse.proxy.selection import capped
 
@@ -180,14 +180,14 @@ def _fit(model: LayerProxyModel, rows: _Measured, prior: Prior) -> _Fit:
     j_i . j_j embedding^2, the launch's share times its own factor: one system of as many equations as rows. A shift of
     more than MOST is cut.
     """
-    reach = np.ones(TERMS + 3)
+    reach = np.ones(TIMES)
     reach[LAUNCH] = prior.launch
     of_kind, of_cell = (
         (places[None] == np.arange(count)[:, None]).astype(np.float64)
         for places, count in ((rows.kind, len(rows.kinds)), (rows.cell, len(rows.cells)))
     )
-    kinds, cells = np.zeros((len(rows.kinds), TERMS + 3)), np.zeros((len(rows.cells), TERMS + 3))
-    common, embedding = np.zeros(TERMS + 3), np.zeros(model.hidden.in_features)
+    kinds, cells = np.zeros((len(rows.kinds), TIMES)), np.zeros((len(rows.cells), TIMES))
+    common, embedding = np.zeros(TIMES), np.zeros(model.hidden.in_features)
     alike = prior.device**2 + prior.kind**2 * of_kind.T @ of_kind + prior.cell**2 * of_cell.T @ of_cell
     for _ in range(ROUNDS):
         shift = common + kinds[rows.kind] + cells[rows.cell]

@@ -19,12 +19,12 @@ from dse.proxy.columns import SHAPES, WORK
 from dse.proxy.dataset import read_rows
 from dse.proxy.features import CHIP_NAMES, NAMES, Features, features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import Novelty, novelty
+from dse.proxy.intervals import UNKNOWN, outside
 from dse.proxy.memory import MemoryModel, buffers_of, memory_inputs, number_bytes
 from dse.proxy.network import Inputs, LayerProxyModel
 from dse.proxy.power import PowerInputs, PowerModel, power_inputs
 from dse.proxy.predict import LONGEST_WAIT_MS, SLOWEST, LayerProxy, shipped
-from dse.proxy.slopes import physics, work_growth
+from dse.proxy.slopes import beyond_cache, physics, work_growth
 from dse.proxy.specified import TEXTS, Config, TidyLayers, real, tidy_layers
 from dse.proxy.specified_chips import TidyDevices, anywhere, tidy_devices
 
@@ -49,7 +49,7 @@ class _Fixed:
     power: PowerInputs | None
     memory: tuple[Tensor, Tensor] | None  # class and codes
     of_known_maker: Tensor  # [N x S] whether workspaces of its libraries were measured
-    outside: Tensor  # [N x S] whether nothing like it was fitted
+    unknown: Tensor  # [N x S] whether its maker, operator or numbers were not in the data
     number_bytes: Tensor  # [N]
 
 
@@ -148,18 +148,19 @@ class LayerHwProxy:
 
         work = torch.from_numpy(fixed.layers.work) + work_growth(fixed.layers, fixed.whole, layers.numbers)
         rates = devices.rates(fixed.compute_dtype)  # [N, S, RATES]
+        moved, cache_bytes = rows(layers.numbers["bytes"]), devices.cache_bytes.repeat(len(layers.calls))
         taps = np.prod([np.nan_to_num(fixed.whole[name], nan=1.0) for name in ("kh", "kw")], axis=0)
         floor, terms = physics(
             np.repeat(fixed.kind, devices.count),
             np.repeat(taps, devices.count),
             rows(layers.numbers["flops"]),
-            rows(layers.numbers["bytes"]),
+            moved,
             rates.flatten(0, 1),
-            devices.cache_bytes.repeat(len(layers.calls)),
+            cache_bytes,
         )
         x = replace(
             fixed.inputs,
-            work=rows(work).to(self.dtype),
+            work=beyond_cache(rows(work), moved, cache_bytes).to(self.dtype),
             rates=torch.log(rates).flatten(0, 1).to(self.dtype),
             floor=floor.to(self.dtype),
         )
@@ -167,9 +168,9 @@ class LayerHwProxy:
         log_ms = torch.stack([torch.maximum(model.latency(x, settings), x.floor) for model, settings in nets]).mean(0)
         roofline = torch.logsumexp(terms, dim=1) + float(np.log(SLOWEST))
         most = torch.logaddexp(roofline, torch.full_like(roofline, float(np.log(LONGEST_WAIT_MS)))).to(self.dtype)
-        log_ms = torch.where(fixed.outside, torch.minimum(log_ms, most), log_ms)
+        log_ms = torch.where(fixed.unknown, torch.minimum(log_ms, most), log_ms)
         power = self._watts(fixed, x, terms, log_ms, devices)
-        memory = self._megabytes(fixed, rows(work), rows(layers.numbers["bytes"]), rows(fixed.number_bytes))
+        memory = self._megabytes(fixed, rows(work), moved, rows(fixed.number_bytes))
         latency = rows(layers.calls).to(self.dtype) * torch.exp(log_ms)
         return {"lat_ms": latency.view(size), "mem_mb": memory.view(size), "power_w": power.view(size)}
 
@@ -234,7 +235,7 @@ class LayerHwProxy:
             power=power_inputs(each, np.zeros(len(each)), proxy.power.vocabulary) if proxy.power else None,
             memory=memory_inputs(each, proxy.memory.vocabulary)[:2] if proxy.memory else None,
             of_known_maker=torch.from_numpy(np.isin(maker, known_makers)),
-            outside=torch.from_numpy(novelty(each, proxy.vocabulary) == Novelty.MAKER),
+            unknown=torch.from_numpy((outside(each, proxy.vocabulary) & UNKNOWN) > 0),
             number_bytes=number_bytes(found),
         )
 

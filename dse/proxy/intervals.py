@@ -44,32 +44,41 @@ class Novelty(IntEnum):
             "new device of a known die",
             "new die of a known family",
             "new family of a known maker",
-            "outside of the data: new maker, operator or number type",
+            "outside of the data: new maker, operator or number type, or far from those that were measured",
         )[self]
+
+
+UNKNOWN = Outside.CHIP | Outside.OPERATOR | Outside.NUMBERS
+"""What is outside of the data by its names, however small it is."""
 
 
 def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
     """Return the Novelty of each row [N]."""
-    names, chips = vocabulary.codes(features)
-    maker, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
-    software = names[:, NAMES.index("framework")] > 0
-    inside = _outside(names, chips, vocabulary) == 0
-    levels = [device & software, device, chip, family, maker]
-    codes: NDArray[np.int8] = np.select(levels, [*Novelty][:5], Novelty.MAKER).astype(np.int8)
-    codes[~inside] = Novelty.MAKER
-    return codes
+    return standing(features, vocabulary)[0]
 
 
 def outside(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
     """Return codes of Outside of each row [N]: why it is outside of the data, 0 where it is not.
 
     A new maker (vendor and kind of chip), a kind of operator that was not measured on chips of a maker that was, or one
-    that was measured in other number types alone. fp16 and bf16 count as one.
+    that was measured in other number types alone (fp16 and bf16 count as one); a layer or a chip well beyond those of
+    the maker, see dse.proxy.reach.
     """
-    return _outside(*vocabulary.codes(features), vocabulary)
+    return standing(features, vocabulary)[1]
 
 
-def _outside(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
+def standing(features: Features, vocabulary: Vocabulary) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return novelty and outside of each row [N]."""
+    names, chips = vocabulary.codes(features)
+    codes = _outside(features, names, chips, vocabulary)
+    _, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
+    software = names[:, NAMES.index("framework")] > 0
+    levels = [codes > 0, device & software, device, chip, family]
+    found = np.select(levels, [Novelty.MAKER, *Novelty][:5], Novelty.FAMILY)
+    return found.astype(np.int8), codes
+
+
+def _outside(features: Features, names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
     maker, op_type, dtype = chips[:, 0], names[:, NAMES.index("op_type")], names[:, NAMES.index("dtype")].copy()
     known, place = vocabulary.known, {name: vocabulary.places(name) for name in ("maker", "op_type", "dtype")}
     half = [place["dtype"][name] for name in ("bf16", "fp16") if name in place["dtype"]]
@@ -82,7 +91,14 @@ def _outside(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.i
     if len(numbers):
         new_kind |= (maker > 0) & ~np.isin(maker * kinds_of + op_type, numbers[:, 0] * kinds_of + numbers[:, 1])
         new_numbers = (op_type > 0) & ~np.isin(op_type * types_of + dtype, numbers[:, 1] * types_of + numbers[:, 2])
-    reasons = {Outside.CHIP: maker == 0, Outside.OPERATOR: new_kind, Outside.NUMBERS: new_numbers}
+    far_chip, large = vocabulary.reach.beyond(features)
+    reasons = {
+        Outside.CHIP: maker == 0,
+        Outside.OPERATOR: new_kind,
+        Outside.NUMBERS: new_numbers,
+        Outside.SIZE: large,
+        Outside.RATES: far_chip,
+    }
     codes = np.zeros(len(maker), np.int8)
     for reason, rows in reasons.items():
         codes[rows] |= reason

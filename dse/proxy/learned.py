@@ -27,10 +27,6 @@ Array = NDArray[np.float64]
 LESS_WORK, LAUNCH_SHARE = 0.25, 0.5
 """Share of its sizes, operations and bytes with which a layer that starting limits keeps more than that of its time."""
 
-FAR = 3.5
-"""Spreads of the log of operations, or bytes, above the mean of what was measured, from which on a layer is larger than
-that: the largest of the public table are 2.9 and 3.4 above it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -158,16 +154,11 @@ def _with_less_to_do(found: Features) -> Features:
 
 
 def _outside(found: Features, predicted: LayerPrediction, proxy: LayerProxy) -> NDArray[np.int8]:
-    """Return codes of Outside [C * U] of rows in words that the proxy knows."""
-    from dse.proxy.features import WORK
+    """Return codes of Outside [C * U] of rows in words that the proxy knows; of calibrated ones, sizes alone."""
     from dse.proxy.intervals import Novelty, outside
 
-    codes = np.where(predicted.novelty == Novelty.MAKER, outside(found, proxy.vocabulary), 0)  # others: calibrated
-    model = proxy.models[0]
-    columns = [WORK.index("flops"), WORK.index("bytes")]
-    mean, spread = (values.numpy()[columns] for values in (model.work_mean, model.work_spread))
-    larger = (found.work[:, columns] > mean + FAR * spread).any(axis=1)
-    return (codes | np.where(larger, Outside.SIZE, 0)).astype(np.int8)
+    codes = outside(found, proxy.vocabulary)
+    return np.where(predicted.novelty == Novelty.MAKER, codes, codes & np.int8(Outside.SIZE))
 
 
 def _bound(

@@ -50,7 +50,8 @@ class Outside(IntFlag):
     CHIP = 1  # nothing of this maker and kind of chip was measured
     OPERATOR = 2  # nothing of this kind of operator was measured on chips of this maker
     NUMBERS = 4  # this kind of operator was never measured in numbers of this type
-    SIZE = 8  # it is larger than what was measured
+    SIZE = 8  # it is more than twice as large as all that was measured on chips of this maker
+    RATES = 16  # the chip's peaks, bandwidth or power are more than a factor of two beyond those of this maker's data
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -62,7 +63,8 @@ REASONS: Dict[str, str] = {
     "chip": "no chip of its maker and kind was measured",
     "operator": "this kind of operator was not measured on chips of its maker",
     "numbers": "this kind of operator was not measured in numbers of this type",
-    "size": "larger than what was measured",
+    "size": "larger than what was measured on chips of its maker",
+    "rates": "peaks, bandwidth or power of the chip are far from those of its maker's measured chips",
 }
 """Label of Outside -> what it means, in words."""
 

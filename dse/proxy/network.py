@@ -15,8 +15,10 @@ from dse.proxy.words import draw_words
 TERMS = 16
 """Learned times that the prediction is the soft maximum of, beside those of the roofline and the launch."""
 
-LAUNCH = TERMS + 2
-"""Place of the launch among all times: the last."""
+PHYSICAL = ("compute", "memory", "dram", "launch")
+TIMES = TERMS + len(PHYSICAL)
+LAUNCH = TIMES - 1
+"""All times, the learned ones first, and the place of the launch among them."""
 
 SHARPNESS = 5.0
 """Order of the p-norm that is the soft maximum: 5 was best of a trial on the public table."""
@@ -29,11 +31,16 @@ ones. Maker and family only widen intervals, see dse.proxy.intervals."""
 EMBEDDING = 4
 """Numbers that stand for each of them."""
 
-QUANTITIES = ("flops", "bytes", "flops", "bytes", "flops")
-OF_RATES = ("peak", "bandwidth", "power", "power", "vector")
+QUANTITIES = ("flops", "bytes", "flops", "bytes", "flops", "dram_bytes")
+OF_RATES = ("peak", "bandwidth", "power", "power", "vector", "bandwidth")
 """A learned time starts from a geometric mean of quantity / rate of these pairs, of 1 / rate of each, and of one."""
 
 PAIRS = len(QUANTITIES) + len(RATES) + 1
+TILED = tuple(name for name in WORK if "tiles" in name)
+GROWING = ("flops", "bytes", "dram_bytes", "activation_bytes", "batch", "seq_q", "all_pixels", *TILED)
+"""Columns of work that double where the rows of a layer double (images, tokens, queries), or its products. In a time,
+powers of them and of rows, or of products, sum to one at most."""
+
 FIRST_TILE = WORK.index(f"flops_in_tiles_{TILES[0][0]}x{TILES[0][1]}")
 COLUMNS = len(WORK) + len(RATES) + 1
 """Columns of a monomial: exponents of work and of rates, and the log of its coefficient."""
@@ -69,13 +76,15 @@ class LayerProxyModel(nn.Module):
     A network reads the class of the layer, the software and what is known of the chip by name (embeddings that are zero
     for one that is not known), and writes monomials: times that are products of powers of work and rates. Their soft
     maximum is the latency. Exponents of work are never negative and those of rates never positive. So, by construction
-    and for any weights: more work takes no less time, a higher rate no more, and no prediction beats physics. The times
-    under the soft maximum are
+    and for any weights: more work takes no less time, a higher rate no more, and no prediction beats physics. Twice the
+    rows or products of a class take at most twice the time, as two layers would, but for what a cache no longer holds:
+    so the network goes on beyond the largest layers that were measured. The times under the soft maximum are
 
     - compute: operations, padded to a learned mix of tiles, over peak x utilisation,
-    - memory: bytes over bandwidth x utilisation (above one where the cache holds part of them),
+    - memory: bytes over bandwidth x utilisation (above one where the last-level cache holds part of them),
+    - DRAM: bytes that the last-level cache cannot hold over bandwidth x utilisation,
     - launch: a constant of the class,
-    - TERMS learned ones: a geometric mean of quantity / rate pairs, times any powers of the work.
+    - TERMS learned ones: a geometric mean of quantity / rate pairs, times powers of the work.
 
     Posynomials are convex in the logs of work and rates: S. Boyd et al., "A tutorial on geometric programming",
     Optimization and Engineering 8, 2007; a soft maximum of planes fits any convex function: W. Hoburg et al., "Data
@@ -88,6 +97,7 @@ class LayerProxyModel(nn.Module):
     rates_mean: Tensor
     pair_work: Tensor  # [PAIRS, WORK]
     pair_rates: Tensor  # [PAIRS, RATES]
+    growing: Tensor  # [WORK, 2] one where a column grows with rows, or with products
 
     def __init__(self, vocabulary: Mapping[str, int], scales: Scales, *, width: int = 128) -> None:
         super().__init__()
@@ -96,11 +106,13 @@ class LayerProxyModel(nn.Module):
         self.register_buffer("pair_work", _selecting(WORK, QUANTITIES, first=0), persistent=False)
         rates = _selecting(RATES, OF_RATES, first=0) + _selecting(RATES, RATES, first=len(QUANTITIES))
         self.register_buffer("pair_rates", rates, persistent=False)
+        growing = [[float(name in (*GROWING, what)) for what in ("m", "products")] for name in WORK]
+        self.register_buffer("growing", torch.tensor(growing), persistent=False)
         self.words = nn.ModuleList(nn.Embedding(vocabulary[name] + 1, width, padding_idx=0) for name in NAMES)
         self.chips = nn.ModuleList(nn.Embedding(vocabulary[name] + 1, EMBEDDING, padding_idx=0) for name in EMBEDDED)
         self.numbers = nn.Linear(len(CLASS) + EMBEDDING * len(EMBEDDED), width)
         self.hidden = nn.Linear(width, width)
-        self.parts = [TERMS * len(WORK), TERMS * PAIRS, TERMS, len(TILES), 3]
+        self.parts = [TERMS * len(WORK), TERMS * PAIRS, TERMS, len(TILES), len(PHYSICAL)]
         self.settings = nn.Linear(width, sum(self.parts))
         self.slope_biases = nn.Parameter(torch.randn(TERMS, len(WORK)) * 0.5 - 4.0)
         self.pair_biases = nn.Parameter(torch.randn(TERMS, PAIRS))
@@ -117,7 +129,7 @@ class LayerProxyModel(nn.Module):
     def classes(
         self, shape_class: Tensor, names: Tensor, chip_names: Tensor, embedding: Tensor | None = None
     ) -> Tensor:
-        """Return the monomials [N, TERMS + 3, COLUMNS] of rows; see `times`.
+        """Return the monomials [N, TIMES, COLUMNS] of rows; see `times`.
 
         `embedding` [N or 1, width] stands for a chip beyond its names; see dse.proxy.fit_calibration.
         """
@@ -131,30 +143,34 @@ class LayerProxyModel(nn.Module):
         slopes, pairs, offset, tiles, roof = parts
         share = torch.softmax(2.0 * pairs.view(-1, TERMS, PAIRS) + self.pair_biases, dim=2)
         slope = F.softplus(slopes.view(-1, TERMS, len(WORK)) + self.slope_biases) / self.work_spread
+        powers = slope + share @ self.pair_work
+        powers = powers / torch.clamp((powers @ self.growing).amax(dim=2, keepdim=True), min=1.0)
         constant = (offset + self.offset_biases)[:, :, None]
-        learned = torch.cat([slope + share @ self.pair_work, -(share @ self.pair_rates), constant], dim=2)
+        learned = torch.cat([powers, -(share @ self.pair_rates), constant], dim=2)
         return torch.cat([learned, self._physics(torch.softmax(tiles, dim=1), roof)], dim=1)
 
     def _physics(self, tiles: Tensor, roof: Tensor) -> Tensor:
-        """Return the monomials [N, 3, COLUMNS] of compute, memory and launch."""
+        """Return the monomials [N, PHYSICAL, COLUMNS]."""
         zeros = tiles.new_zeros(len(tiles), COLUMNS)
-        compute, memory, launch = zeros.clone(), zeros.clone(), zeros
+        compute, memory, dram, launch = (zeros.clone() for _ in PHYSICAL)
         compute[:, FIRST_TILE : FIRST_TILE + len(TILES)] = tiles
         memory[:, WORK.index("bytes")] = 1.0
-        for monomial, rate in ((compute, "peak"), (memory, "bandwidth")):
+        dram[:, WORK.index("dram_bytes")] = 1.0
+        for monomial, rate in ((compute, "peak"), (memory, "bandwidth"), (dram, "bandwidth")):
             monomial[:, len(WORK) + RATES.index(rate)] = -1.0
         means = torch.cat([self.work_mean, self.rates_mean, zeros.new_zeros(1)])
         compute[:, -1] = F.softplus(roof[:, 0]) + compute @ means
         memory[:, -1] = F.softplus(roof[:, 1]) - 1.0 + memory @ means
-        launch[:, -1] = roof[:, 2] - 5.0
-        return torch.stack([compute, memory, launch], dim=1)
+        dram[:, -1] = F.softplus(roof[:, 2]) + dram @ means
+        launch[:, -1] = roof[:, 3] - 5.0
+        return torch.stack([compute, memory, dram, launch], dim=1)
 
     def latency(self, x: Inputs, monomials: Tensor) -> Tensor:
         """Return log latency [N] before the floor."""
         return soft_maximum(self.times(x, monomials))
 
     def times(self, x: Inputs, monomials: Tensor) -> Tensor:
-        """Return logs of the times [N, TERMS + 3] under the soft maximum; the last are compute, memory and launch."""
+        """Return logs of the times [N, TIMES] under the soft maximum; the last are PHYSICAL."""
         powers = torch.cat([x.work - self.work_mean, x.rates - self.rates_mean, torch.ones_like(x.work[:, :1])], dim=1)
         return (monomials @ powers[:, :, None])[:, :, 0]
 

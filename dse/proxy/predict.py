@@ -22,11 +22,12 @@ from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, WORK, Features, features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import Novelty, Widths, novelty
+from dse.proxy.intervals import UNKNOWN, Novelty, Widths, standing
 from dse.proxy.memory import MemoryHead, MemoryModel, least_mb
 from dse.proxy.network import SHARPNESS, Inputs, LayerProxyModel, Scales
 from dse.proxy.posynomial_kernel import soft_maxima
 from dse.proxy.power import PowerHead, PowerModel
+from dse.proxy.reach import Reach
 from dse.proxy.vocabulary import Vocabulary
 from dse.store import write_atomically
 
@@ -36,11 +37,11 @@ Codes = NDArray[np.int64]
 WEIGHTS = Path(__file__).with_name("weights") / "layer_proxy.safetensors"
 """The weights that ship."""
 
-FORMAT = 2
+FORMAT = 3
 """Version of the weights' file."""
 
 SLOWEST = 1e4
-"""Most that a layer outside of the data is said to take, in times of its roofline: a network extrapolates wildly there.
+"""Most that a layer of unknown words is said to take, in times of its roofline: a network extrapolates wildly there.
 The slowest row of the public table takes 6,800 times."""
 
 LONGEST_WAIT_MS = 10.0
@@ -104,9 +105,9 @@ class LayerProxy:
     def predict(self, rows: Features) -> LayerPrediction:
         """Predict rows, with the interval that fits how well their chip and software are known."""
         log_ms = self.log_latency(rows)
-        levels = novelty(rows, self.vocabulary)
-        outside = levels == Novelty.MAKER
-        log_ms[outside] = np.minimum(log_ms[outside], ceiling(rows[outside]))
+        levels, codes = standing(rows, self.vocabulary)
+        unknown = (codes & UNKNOWN) > 0
+        log_ms[unknown] = np.minimum(log_ms[unknown], ceiling(rows[unknown]))
         half = self.widths(rows.names[:, NAMES.index("op_type")], levels)
         low = np.maximum(log_ms - half, rows.floor)
         return LayerPrediction(
@@ -133,6 +134,7 @@ class LayerProxy:
             "models": len(self.models),
             "inputs": {"work": WORK, "class": CLASS, "names": NAMES, "rates": RATES},
             "vocabulary": self.vocabulary.known,
+            "reach": self.vocabulary.reach.limits,
             "widths": {"kinds": self.widths.kinds, "table": self.widths.table.tolist()},
             "power": self.power and {"models": len(self.power.models), "vocabulary": self.power.vocabulary.known},
             "memory": self.memory and {"vocabulary": self.memory.vocabulary.known},
@@ -157,7 +159,7 @@ class LayerProxy:
         inputs = {"work": [*WORK], "class": [*CLASS], "names": [*NAMES], "rates": [*RATES]}
         if head.get("format") != FORMAT or head.get("inputs") != inputs:
             raise DseError(f"{path}: weights of another version of the layer proxy", "fit them again: dse proxy fit")
-        vocabulary = _vocabulary(head["vocabulary"])
+        vocabulary = _vocabulary(head["vocabulary"], head["reach"])
         widths = Widths(kinds=tuple(head["widths"]["kinds"]), table=np.array(head["widths"]["table"]))
         models = []
         for number in range(head["models"]):
@@ -176,8 +178,9 @@ class LayerProxy:
         )
 
 
-def _vocabulary(known: Mapping[str, Sequence[str]]) -> Vocabulary:
-    return Vocabulary(known={name: tuple(texts) for name, texts in known.items()})
+def _vocabulary(known: Mapping[str, Sequence[str]], reach: Mapping[str, Any] | None = None) -> Vocabulary:
+    limits = {maker: tuple((least, most) for least, most in pairs) for maker, pairs in (reach or {}).items()}
+    return Vocabulary(known={name: tuple(texts) for name, texts in known.items()}, reach=Reach(limits=limits))
 
 
 def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -202,7 +205,7 @@ def _memory(head: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Mem
 
 
 def ceiling(rows: Features) -> Array:
-    """Return the log of the most ms [N] that a layer outside of the data is said to take.
+    """Return the log of the most ms [N] that a layer with a maker, operator or numbers not in the data is said to take.
 
     It grows with work and falls with rates like all else: SLOWEST times the roofline's two times, and a wait.
     """
@@ -242,8 +245,8 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
     `rows` [N] is in the tidy schema (dse.proxy.columns; what was measured is not needed and not read), `devices` a
     device table (dse.proxy.devices) that describes any device; neither has to be known to the proxy. Returns, one row
     each and in order: latency_ms, latency_low_ms and latency_high_ms (90 % interval), power_w and memory_mb (see
-    LayerPrediction), and `outside`: nothing of this maker, or of this kind of operator, was in the data, so that the
-    interval is a guess.
+    LayerPrediction), and `outside`: the row is of a maker, an operator or numbers that were not in the data, or
+    far from what was, so that the interval is a guess.
 
     Raises DseError for bad rows, with their numbers.
     """

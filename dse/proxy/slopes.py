@@ -43,6 +43,7 @@ GROWTH: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("seq_q", "seq_kv", "batch", "heads", "kv_heads")},
     "pixels": ("din", "hin", "win"),
     "all_pixels": ("din", "hin", "win", "batch"),
+    "dram_bytes": ("bytes",),  # on a chip without a cache
 }
 """Column of WORK -> quantities that it is proportional to."""
 
@@ -68,6 +69,12 @@ def work_growth(base: Features, whole: Mapping[str, Array], numbers: Mapping[str
     zero = torch.zeros(len(base), dtype=torch.float64)
     columns = [sum((changes[part] for part in GROWTH[name] if part in changes), zero) for name in WORK]
     return torch.stack(columns, dim=1)
+
+
+def beyond_cache(work: Tensor, moved: Tensor, cache_bytes: Tensor) -> Tensor:
+    """Return `work` [N, WORK] with the bytes of DRAM, of all that are moved [N], on chips with such a cache [N]."""
+    dram = torch.log((moved - cache_bytes).clamp(min=1.0))
+    return torch.where(torch.tensor([name == "dram_bytes" for name in WORK]), dram[:, None], work)
 
 
 def _log_change(value: Tensor, whole: Array) -> Tensor:

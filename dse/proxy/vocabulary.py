@@ -1,14 +1,15 @@
-"""Vocabulary: the names that a fitted proxy knows, as numbers."""
+"""Vocabulary: the names that a fitted proxy knows, as numbers, and how far what they stand for reaches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dse.proxy.features import CHIP_NAMES, NAMES, SCALED, Features
+from dse.proxy.features import CHIP_NAMES, NAMES, Features
+from dse.proxy.reach import Reach
 
 CASE = "case"
 """Key of what was measured together: maker, op_type and dtype of rows, joined by SEPARATOR."""
@@ -21,9 +22,6 @@ SEPARATOR = " | "
 KIND_OF = {"conv1d": "conv2d"}
 """Operator kinds that are known as another one: libraries run a convolution along a line as one of images, a pixel
 high."""
-
-KIND_OF_NAME = {SCALED: "elementwise"}
-"""Operators that are known as another kind, see SCALED."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +38,7 @@ class Vocabulary:
     """
 
     known: dict[str, tuple[str, ...]]
+    reach: Reach = field(default_factory=lambda: Reach(limits={}))
 
     @classmethod
     def of(cls, features: Features) -> Vocabulary:
@@ -48,7 +47,8 @@ class Vocabulary:
         known = {name: tuple(sorted(column.texts)) for name, column in columns.items()}
         case = columns["maker"].with_texts(columns["op_type"]).with_texts(columns["dtype"])
         word = columns["maker"].with_texts(columns["op_name"])
-        return cls(known=known | {CASE: tuple(sorted(case.texts)), WORD: tuple(sorted(word.texts))})
+        known |= {CASE: tuple(sorted(case.texts)), WORD: tuple(sorted(word.texts))}
+        return cls(known=known, reach=Reach.of(features))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -80,6 +80,11 @@ class _Column:
     codes: NDArray[np.int64]  # [N]
     texts: list[str]
 
+    @classmethod
+    def of(cls, column: NDArray[np.object_]) -> _Column:
+        codes, texts = pd.factorize(column)
+        return cls(codes, [*texts])
+
     def with_texts(self, other: _Column) -> _Column:
         """Return the column of these texts followed by another column's."""
         codes, pairs = pd.factorize(self.codes * len(other.texts) + other.codes)
@@ -90,19 +95,9 @@ class _Column:
 def _columns(features: Features) -> dict[str, _Column]:
     """Return the columns of NAMES and CHIP_NAMES, their texts followed by those of the columns they go with."""
     texts = dict(zip(NAMES, features.names.T, strict=True)) | dict(zip(CHIP_NAMES, features.chip_names.T, strict=True))
-    found = {name: pd.factorize(column) for name, column in texts.items()}
-    columns = {name: _Column(codes, [*known]) for name, (codes, known) in found.items()}
-    columns["op_type"] = _kinds(columns["op_type"], columns["op_name"])
+    columns = {name: _Column.of(column) for name, column in texts.items()}
+    kind = columns["op_type"]
+    columns["op_type"] = _Column.of(np.array([KIND_OF.get(text, text) for text in kind.texts], object)[kind.codes])
     software = columns["library"].with_texts(columns["op_type"])
     columns |= {name: columns[name].with_texts(software) for name in CHIP_NAMES if name != "maker"}
     return columns | {"library": software, "framework": columns["framework"].with_texts(columns["op_type"])}
-
-
-def _kinds(kind: _Column, name: _Column) -> _Column:
-    """Return operator kinds [N] as they are known."""
-    texts = np.array([KIND_OF.get(text, text) for text in kind.texts], object)[kind.codes]
-    for place, text in enumerate(name.texts):
-        if text in KIND_OF_NAME:
-            texts[name.codes == place] = KIND_OF_NAME[text]
-    codes, known = pd.factorize(texts)
-    return _Column(codes, [*known])

@@ -13,7 +13,13 @@ from reports.records import DesignPrediction, OutsideChip, StudyPrediction
 from reports.run import Run
 from reports.section import NotApplicable, Section
 
-SHORT = {"chip": "new maker", "operator": "new operator", "numbers": "new number type", "size": "larger"}
+SHORT = {
+    "chip": "new maker",
+    "operator": "new operator",
+    "numbers": "new number type",
+    "size": "larger",
+    "rates": "other rates",
+}
 """Labels of dse.proxy.model.Outside as headings."""
 
 

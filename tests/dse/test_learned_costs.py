@@ -194,11 +194,11 @@ def test_two_chips_under_one_measured_name_are_refused(segments: SegmentGraph) -
 
 def test_a_stored_calibration_of_a_chip_is_used(segments: SegmentGraph, tmp_path: Path) -> None:
     from dse.proxy.calibration import Calibration, Cell, calibration_file, fingerprint
-    from dse.proxy.network import TERMS
+    from dse.proxy.network import TIMES
 
     proxy = shipped()
-    nothing = tuple((0.0,) * (TERMS + 3) for _ in proxy.models)
-    twice = tuple((float(np.log(2.0)),) * (TERMS + 3) for _ in proxy.models)
+    nothing = tuple((0.0,) * TIMES for _ in proxy.models)
+    twice = tuple((float(np.log(2.0)),) * TIMES for _ in proxy.models)
     cell = Cell(
         framework="torch2.1.0", op_type="conv2d", rows=10, offset=0.7, error_before=50, error_after=5, half_width=0.1,
         shifts=nothing,

@@ -26,7 +26,7 @@ from dse.proxy.features import features
 from dse.proxy.fit import inputs_of
 from dse.proxy.fit_calibration import PRIOR, calibrate
 from dse.proxy.intervals import Widths
-from dse.proxy.network import LAUNCH, TERMS, LayerProxyModel, Scales
+from dse.proxy.network import LAUNCH, TIMES, LayerProxyModel, Scales
 from dse.proxy.vocabulary import Vocabulary
 from tests.dse.proxy_rows import SHAPES_OF, chips, completed, operators
 
@@ -84,7 +84,7 @@ def test_a_common_factor_is_found(factor: float) -> None:
 def test_what_one_bound_costs_is_told_from_what_another_costs() -> None:
     """Where only some times are longer, shifts of terms find what no factor a kind could."""
     proxy = untrained(4, networks=1)
-    truth = np.random.default_rng(8).normal(0, 0.25, TERMS + 3)
+    truth = np.random.default_rng(8).normal(0, 0.25, TIMES)
     few, many = (_shifted_world(proxy, truth, count, seed) for count, seed in ((120, 2), (500, 3)))
     kind_of_few, kind_of_many = few["op_type"].to_numpy(), many["op_type"].to_numpy()
     calibrated = calibrate(proxy, few, DEVICES, device=NEW).apply(proxy)
@@ -99,7 +99,7 @@ def test_a_host_that_launches_slowly_is_told_by_few_rows() -> None:
     proxy = untrained(4, networks=1)
     with torch.no_grad():
         proxy.models[0].settings.bias[-1] += 6.0  # launches are what binds small layers
-    truth = np.zeros(TERMS + 3)
+    truth = np.zeros(TIMES)
     truth[LAUNCH] = 2.0
     few, many = (_shifted_world(proxy, truth, count, seed) for count, seed in ((40, 2), (400, 3)))
     before = np.abs(log_errors(proxy, many))
@@ -186,7 +186,7 @@ def test_physics_holds_for_any_shifts(seed: int, size: float, factor: float) -> 
     calibration = _plain_calibration()
 
     def wild() -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(row) for row in draw.normal(0, size, (2, TERMS + 3)).tolist())
+        return tuple(tuple(row) for row in draw.normal(0, size, (2, TIMES)).tolist())
 
     cells = tuple(replace(cell, shifts=wild()) for cell in calibration.cells)
     chip = tuple(tuple(row) for row in draw.normal(0, size, (2, 128)).tolist())
@@ -246,8 +246,8 @@ def test_a_calibration_for_other_weights_is_refused(tmp_path: Path) -> None:
     [
         ({"format": 2}, "format = 2"),
         ({"device": 7}, "device"),
-        ({"common": [[float("nan")] * (TERMS + 3)] * 2}, "common"),
-        ({"common": [[9.0] * (TERMS + 3)] * 2}, "common"),
+        ({"common": [[float("nan")] * TIMES] * 2}, "common"),
+        ({"common": [[9.0] * TIMES] * 2}, "common"),
         ({"cells": []}, "cells"),
         ({"surprise": 1}, "surprise"),
         ({"error_after": -1}, "error_after"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from dse.cli.app import cli
 from dse.proxy.dataset import write_rows
+from dse.proxy.predict import WEIGHTS
 from tests.dse.proxy_tables import device_table, row_table
 
 ROOFLINES = ("--predictor", "roofline", "--predictor", "fitted-roofline")
@@ -77,3 +79,32 @@ def test_what_is_done_is_kept_when_stopped(tables: list[str], tmp_path: Path, mo
     assert done.exit_code == 130 and "1 of 2" in done.stderr
     written = json.loads((out / "evaluation.json").read_text())
     assert written["complete"] is False and [row["predictor"] for row in written["summary"]] == ["roofline"]
+
+
+def test_a_card_tells_the_figures_of_evaluations(tables: list[str], tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(WEIGHTS, weights)
+
+    def card(*evaluations: Path) -> Result:
+        arguments = ["proxy", "card", *map(str, evaluations), "--weights", str(weights)]
+        return CliRunner().invoke(cli, arguments, prog_name="dse")
+
+    for split in ("random", "device:fast"):
+        done = invoke(*tables, *ROOFLINES, "--split", split, "--out", str(tmp_path / split))
+        assert done.exit_code == 0, done.output
+    files = [tmp_path / split / "evaluation.json" for split in ("random", "device:fast")]
+    summary = json.loads(files[1].read_text())["summary"]
+    assert card(*files).exit_code == 0
+    line = next(
+        line for line in weights.with_suffix(".md").read_text().splitlines() if line.startswith("| device:fast")
+    )
+    told = [cell.strip() for cell in line.strip("|").split("|")]
+    assert told[1] == str(summary[0]["rows"]) and told[-1] == ""  # a roofline has no interval
+    for cell, record in zip(told[2:4], summary, strict=True):
+        assert float(cell) == pytest.approx(record["median_ape"], abs=0.06)
+    before = weights.with_suffix(".md").read_text()
+    (tmp_path / "other.json").write_text('{"summary": [{"split": 3}]}')
+    for bad, text in [((files[0], files[0]), "twice"), ((tmp_path / "other.json",), "no evaluation")]:
+        done = card(*bad)
+        assert done.exit_code == 1 and text in done.stderr and "Traceback" not in done.stderr
+    assert weights.with_suffix(".md").read_text() == before

@@ -36,9 +36,18 @@ def network(found: Features, seed: int, wild: float = 1.0) -> tuple[LayerProxyMo
     return model.double().eval(), vocabulary
 
 
-def log_ms(model: LayerProxyModel, vocabulary: Vocabulary, rows: pd.DataFrame, devices: pd.DataFrame) -> np.ndarray:
+def log_ms(
+    model: LayerProxyModel,
+    vocabulary: Vocabulary,
+    rows: pd.DataFrame,
+    devices: pd.DataFrame,
+    *,
+    physics: bool = True,
+) -> np.ndarray:
     x = inputs_of(features(rows, devices), vocabulary)
     x = replace(x, **{name: getattr(x, name).double() for name in ("work", "shape_class", "rates", "floor")})
+    if not physics:
+        x = replace(x, floor=torch.full_like(x.floor, -50.0))
     with torch.no_grad():
         return model(x).numpy()
 
@@ -77,6 +86,22 @@ def test_more_work_of_the_same_class_never_takes_less_time(seed: int, times: int
             more.loc[grown, "kv_heads"] *= times
         after = log_ms(model, vocabulary, completed(more), devices)
         assert (after >= before - 1e-5).all(), column
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), times=st.integers(2, 1000))
+def test_a_layer_takes_no_longer_than_its_parts_would(seed: int, times: int) -> None:
+    """Rows, tokens, images and queries, beyond the data, too; but for a cache that holds the parts and not all."""
+    devices = chips(seed).assign(l2_mb=0.0)
+    rows = operators(COUNT, seed, list(devices.index))
+    model, vocabulary = network(features(rows, devices), seed)
+    before = log_ms(model, vocabulary, rows, devices, physics=False)
+    for column in ("m", "batch", "rows", "seq_q"):
+        more = rows.copy()
+        grown = more["op_type"].map(lambda kind, name=column: name in SHAPES_OF[kind]).to_numpy()
+        more.loc[grown, column] *= times
+        after = log_ms(model, vocabulary, completed(more), devices, physics=False)
+        assert (after <= before + np.log(times) + 1e-4).all(), column
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from dse.proxy.features import CHIP_NAMES, NAMES, Features, features
-from dse.proxy.intervals import Novelty, novelty, outside
+from dse.proxy.features import CHIP_NAMES, NAMES, WORK, Features, features
+from dse.proxy.intervals import UNKNOWN, Novelty, novelty, outside
 from dse.proxy.model import Outside
 from dse.proxy.vocabulary import CASE, Vocabulary
 from tests.dse.proxy_rows import chips, operators
@@ -47,7 +48,7 @@ def test_rows_of_the_data_are_inside_and_new_words_are_told_apart() -> None:
             expected |= Outside.OPERATOR
         if known_kind and (kind, short) not in numbers:
             expected |= Outside.NUMBERS
-        assert code == expected, (maker, kind, dtype)
+        assert code & UNKNOWN == expected, (maker, kind, dtype)
     assert ((novelty(rows, part) == Novelty.MAKER) == (codes > 0)).all()
     assert codes.any() and not codes.all()
 
@@ -62,18 +63,22 @@ def test_a_vocabulary_without_cases_knows_makers_and_operators_alone() -> None:
 
 def test_operators_that_libraries_run_as_another_kind_are_known_as_it() -> None:
     rows, vocabulary = seen_and_new()
-    kind, name = NAMES.index("op_type"), NAMES.index("op_name")
+    kind = NAMES.index("op_type")
     names = rows.names.copy()
     names[names[:, kind] == "conv2d", kind] = "conv1d"
     line = replace(rows, names=names)
     assert not outside(line, vocabulary).any()
     for found, expected in zip(vocabulary.codes(line), vocabulary.codes(rows), strict=True):
         assert (found == expected).all()
-    scaled = names.copy()
-    norms = scaled[:, kind] == "layernorm"
-    scaled[norms, name] = "batchnorm"
-    codes, _ = vocabulary.codes(replace(rows, names=scaled))
-    assert (codes[norms, kind] == vocabulary.places("op_type")["elementwise"]).all()
+
+
+def test_batch_norm_is_an_element_wise_operator() -> None:
+    devices = chips(0)
+    norms = operators(300, 0, list(devices.index)).query("op_type == 'layernorm'").assign(op_name="batchnorm")
+    found = features(norms, devices)
+    assert (found.names[:, NAMES.index("op_type")] == "elementwise").all()
+    plain = features(norms.assign(op_type="elementwise", operands=1.0), devices)
+    assert (found.work == plain.work).all() and (found.shape_class == plain.shape_class).all()
 
 
 def test_a_name_measured_on_another_makers_chips_alone_is_new() -> None:
@@ -88,3 +93,37 @@ def test_a_name_measured_on_another_makers_chips_alone_is_new() -> None:
     theirs = names[:, name] == "two's"
     assert (codes[theirs & of_one, name] == 0).all() and (codes[theirs & ~of_one, name] > 0).all()
     assert (codes[~theirs, name] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "highest"),
+    [
+        ("peak_fp16_tensor_tflops", True),
+        *((name, highest) for name in ("peak_fp32_tflops", "peak_bw_gbs", "tdp_w") for highest in (True, False)),
+    ],
+)
+def test_a_chip_well_beyond_those_of_its_maker_is_told(column: str, highest: bool) -> None:
+    devices = chips(0)
+    rows = operators(300, 0, list(devices.index))
+    vocabulary = Vocabulary.of(features(rows, devices))
+    edge = devices[column].max() if highest else devices[column].min()
+    for factor, far in ((1.5, False), (40.0, True)):  # peaks of types overlap, by up to 32 times
+        new = devices.assign(**{column: edge * (factor if highest else 1 / factor)})
+        codes = outside(features(rows, new), vocabulary)
+        assert ((codes & Outside.RATES) > 0).any() == far
+        assert not (codes & ~np.int8(Outside.RATES)).any()
+
+
+def test_a_layer_well_beyond_those_of_its_maker_is_told() -> None:
+    rows, vocabulary = seen_and_new()
+    makers = rows.chip_names[:, CHIP_NAMES.index("maker")].astype(str)
+    for name in ("flops", "bytes"):
+        column = WORK.index(name)
+        for factor, large in ((1.9, False), (2.1, True)):
+            work = rows.work.copy()
+            for maker in np.unique(makers):
+                own = np.flatnonzero(makers == maker)
+                work[own[work[own, column].argmax()], column] += np.log(factor)
+            codes = outside(replace(rows, work=work), vocabulary)
+            assert (codes > 0).sum() == (len(np.unique(makers)) if large else 0)
+            assert set(codes.tolist()) <= {0, int(Outside.SIZE)}

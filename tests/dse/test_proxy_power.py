@@ -118,7 +118,7 @@ def test_only_a_measured_board_is_told_by_its_shapes(rows: pd.DataFrame, devices
     seen = features(rows[rows["device"] == "chip0"], devices)
     both = features(rows[rows["device"].isin(["chip0", "chip1"])], devices)
     vocabulary = Vocabulary.of(seen)
-    head = PowerHead(models=(wild_model(vocabulary, 3),), vocabulary=vocabulary)
+    head = PowerHead(models=(wild_model(vocabulary, 4),), vocabulary=vocabulary)
     bigger = features(rows[rows["device"].isin(["chip0", "chip1"])], devices)
     bigger.work[:, [name not in PARALLEL for name in WORK]] += 0.7
     same = head(both, np.zeros(len(both))) == head(bigger, np.zeros(len(both)))

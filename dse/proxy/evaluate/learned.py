@@ -16,7 +16,8 @@ from dse.proxy.predict import LayerProxy
 STEPS = 3000
 """Training steps a network, a third of those that the shipped ones have: a split is fitted anew for each part."""
 
-NETWORKS = 1
+NETWORKS = 2
+"""As many as ship."""
 
 
 class Learned:

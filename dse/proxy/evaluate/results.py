@@ -121,14 +121,15 @@ def _pivot(scores: pd.DataFrame, by: str, value: str) -> str:
     for name, part in scores.groupby(by, sort=False):
         values = part.set_index("predictor")[value].reindex(predictors)
         found.append((name, int(part["rows"].max()), *values))
-    return _table([by, "rows", *predictors], found)
+    return markdown_table([by, "rows", *predictors], found)
 
 
 def _frame(frame: pd.DataFrame) -> str:
-    return _table([str(name) for name in frame.columns], frame.itertuples(index=False))
+    return markdown_table([str(name) for name in frame.columns], frame.itertuples(index=False))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown; numbers with one decimal, or three digits below one."""
     lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
