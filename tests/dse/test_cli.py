@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import click
@@ -130,8 +131,10 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 def test_ctrl_c_during_a_run_says_what_was_kept(tmp_path: Path) -> None:
     """SIGINT ends a run with exit code 130, a summary on disk and no traceback; the same command goes on from there."""
-    out = tmp_path / "run"
-    command = [*DSE, "run", "smoke", "--workers", "1", "--out", str(out)]
+    out, study = tmp_path / "run", tmp_path / "larger.yaml"
+    smoke = (resources.files("dse") / "studies" / "smoke.yaml").read_text("utf-8")
+    study.write_text(smoke.replace("max_chips: 3", "max_chips: 4").replace("[fp16]", "[fp16, fp32]"))  # takes a while
+    command = [*DSE, "run", str(study), "--workers", "1", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for _ in range(6000):
