@@ -20,7 +20,8 @@ from chiplib.validation import validate
 from dse.errors import DseError
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import Novelty
+from dse.proxy.intervals import Novelty, outside
+from dse.proxy.model import Outside
 from dse.proxy.network import TIMES, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerPrediction, LayerProxy
 from dse.store import write_atomically
@@ -224,7 +225,7 @@ class CalibratedProxy(LayerProxy):
             width = {(cell.framework, cell.op_type): cell.half_width for cell in calibration.cells}
             of_keys = np.array([width.get(key, np.nan) for key in keys])
             half = np.where(device == name, of_keys[place], half)
-        measured = np.isfinite(half)
+        measured = np.isfinite(half) & ((outside(rows, self.vocabulary) & Outside.SIZE) == 0)
         low = np.maximum(plain.latency_ms * np.exp(-half), np.exp(rows.floor))
         return replace(
             plain,

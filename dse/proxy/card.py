@@ -60,8 +60,9 @@ def model_card(proxy: LayerProxy, figures: str = "") -> str:
     lines += [
         "- Medians of repeats on otherwise idle devices; no contention, no clock throttling, no fusion beyond what the "
         "framework does.",
-        "- A maker or an operator kind outside of the data is flagged; its interval is the widest seen when all rows "
-        "of the rarer makers were left out, and may not hold.",
+        "- What lies outside of the data (a maker, an operator kind or a number type; a chip or a layer well beyond "
+        "the measured ones) is flagged; its interval is the widest seen when all rows of the rarer makers were left "
+        "out, and may not hold.",
         "- A framework that is not known is answered for an average one; versions differ by 20 to 50 % on one chip.",
     ]
     return "\n".join([*lines, "", figures]).rstrip() + "\n"

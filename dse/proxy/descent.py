@@ -24,7 +24,7 @@ WARM_UP = 0.1
 """Share of the steps in which rates rise."""
 
 LEAST_STEPS = 11
-"""Fewest steps that have one of warm-up."""
+"""Fewest steps: the cycle of rates divides by WARM_UP x steps - 1."""
 
 
 def descend(

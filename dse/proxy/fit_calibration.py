@@ -23,7 +23,7 @@ from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
 from dse.proxy.features import NAMES, features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import COVERAGE, novelty
+from dse.proxy.intervals import COVERAGE, standing
 from dse.proxy.network import LAUNCH, TIMES, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerProxy
 from dse.proxy.selection import capped
@@ -145,7 +145,7 @@ def calibrate(
     fits = [_fit(model, measured, prior) for model in proxy.models]
     moved = _mean(proxy, fits, measured) - said
     left_out = _left_out(proxy, measured, said, prior, seed)
-    known = proxy.widths(found.names[:, NAMES.index("op_type")], novelty(found, proxy.vocabulary))
+    known = proxy.widths(found.names[:, NAMES.index("op_type")], standing(found, proxy.vocabulary)[0])
     widths = _widths(left_out, cell, known)
     return Calibration(
         device=device,

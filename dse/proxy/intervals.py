@@ -53,8 +53,8 @@ UNKNOWN = Outside.CHIP | Outside.OPERATOR | Outside.NUMBERS
 
 
 def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
-    """Return the Novelty of each row [N]."""
-    return standing(features, vocabulary)[0]
+    """Return the Novelty of each row [N] by its names alone, as intervals are calibrated."""
+    return _novelty(*vocabulary.codes(features), vocabulary)
 
 
 def outside(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
@@ -68,17 +68,24 @@ def outside(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
 
 
 def standing(features: Features, vocabulary: Vocabulary) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Return novelty and outside of each row [N]."""
+    """Return novelty and outside of each row [N]. What is well beyond the data is as new as can be, too."""
     names, chips = vocabulary.codes(features)
-    codes = _outside(features, names, chips, vocabulary)
+    far_chip, large = vocabulary.reach.beyond(features)
+    codes = _unknown(names, chips, vocabulary)
+    codes[large] |= Outside.SIZE
+    codes[far_chip] |= Outside.RATES
+    return np.where(codes > 0, np.int8(Novelty.MAKER), _novelty(names, chips, vocabulary)), codes
+
+
+def _novelty(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
     _, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
     software = names[:, NAMES.index("framework")] > 0
-    levels = [codes > 0, device & software, device, chip, family]
-    found = np.select(levels, [Novelty.MAKER, *Novelty][:5], Novelty.FAMILY)
-    return found.astype(np.int8), codes
+    levels = [_unknown(names, chips, vocabulary) > 0, device & software, device, chip, family]
+    found: NDArray[np.int8] = np.select(levels, [Novelty.MAKER, *Novelty][:5], Novelty.FAMILY).astype(np.int8)
+    return found
 
 
-def _outside(features: Features, names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
+def _unknown(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
     maker, op_type, dtype = chips[:, 0], names[:, NAMES.index("op_type")], names[:, NAMES.index("dtype")].copy()
     known, place = vocabulary.known, {name: vocabulary.places(name) for name in ("maker", "op_type", "dtype")}
     half = [place["dtype"][name] for name in ("bf16", "fp16") if name in place["dtype"]]
@@ -91,14 +98,7 @@ def _outside(features: Features, names: Codes, chips: Codes, vocabulary: Vocabul
     if len(numbers):
         new_kind |= (maker > 0) & ~np.isin(maker * kinds_of + op_type, numbers[:, 0] * kinds_of + numbers[:, 1])
         new_numbers = (op_type > 0) & ~np.isin(op_type * types_of + dtype, numbers[:, 1] * types_of + numbers[:, 2])
-    far_chip, large = vocabulary.reach.beyond(features)
-    reasons = {
-        Outside.CHIP: maker == 0,
-        Outside.OPERATOR: new_kind,
-        Outside.NUMBERS: new_numbers,
-        Outside.SIZE: large,
-        Outside.RATES: far_chip,
-    }
+    reasons = {Outside.CHIP: maker == 0, Outside.OPERATOR: new_kind, Outside.NUMBERS: new_numbers}
     codes = np.zeros(len(maker), np.int8)
     for reason, rows in reasons.items():
         codes[rows] |= reason

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chiplib.chip import ChipType, Precision
 from dse.errors import DseError
-from dse.proxy.model import Bound, Evidence, LayerCosts, LayerQuestion, Outside
+from dse.proxy.model import Bound, Evidence, LayerCosts, LayerQuestion
 from dse.proxy.software import Software, known_software
 
 if TYPE_CHECKING:
@@ -154,11 +154,10 @@ def _with_less_to_do(found: Features) -> Features:
 
 
 def _outside(found: Features, predicted: LayerPrediction, proxy: LayerProxy) -> NDArray[np.int8]:
-    """Return codes of Outside [C * U] of rows in words that the proxy knows; of calibrated ones, sizes alone."""
+    """Return codes of Outside [C * U] of rows in words that the proxy knows; calibrated ones are inside."""
     from dse.proxy.intervals import Novelty, outside
 
-    codes = outside(found, proxy.vocabulary)
-    return np.where(predicted.novelty == Novelty.MAKER, codes, codes & np.int8(Outside.SIZE))
+    return np.where(predicted.novelty == Novelty.MAKER, outside(found, proxy.vocabulary), np.int8(0))
 
 
 def _bound(

@@ -50,8 +50,8 @@ class Outside(IntFlag):
     CHIP = 1  # nothing of this maker and kind of chip was measured
     OPERATOR = 2  # nothing of this kind of operator was measured on chips of this maker
     NUMBERS = 4  # this kind of operator was never measured in numbers of this type
-    SIZE = 8  # it is more than twice as large as all that was measured on chips of this maker
-    RATES = 16  # the chip's peaks, bandwidth or power are more than a factor of two beyond those of this maker's data
+    SIZE = 8  # it is more than twice as large as any layer, of whatever operator, measured on chips of this maker
+    RATES = 16  # its peak (of any number type), bandwidth or power is over a factor of two beyond this maker's data
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, TILES, WORK
 from dse.proxy.words import draw_words
 
 TERMS = 16
-"""Learned times that the prediction is the soft maximum of, beside those of the roofline and the launch."""
+"""Learned times that the prediction is the soft maximum of, beside the PHYSICAL ones."""
 
 PHYSICAL = ("compute", "memory", "dram", "launch")
 TIMES = TERMS + len(PHYSICAL)
@@ -77,14 +77,16 @@ class LayerProxyModel(nn.Module):
     for one that is not known), and writes monomials: times that are products of powers of work and rates. Their soft
     maximum is the latency. Exponents of work are never negative and those of rates never positive. So, by construction
     and for any weights: more work takes no less time, a higher rate no more, and no prediction beats physics. Twice the
-    rows or products of a class take at most twice the time, as two layers would, but for what a cache no longer holds:
-    so the network goes on beyond the largest layers that were measured. The times under the soft maximum are
+    rows (images of a size, tokens, queries) or products take at most twice the time, as two layers would, but for what
+    a cache no longer holds: so the network goes on beyond the largest layers that were measured. The times under the
+    soft maximum are
 
     - compute: operations, padded to a learned mix of tiles, over peak x utilisation,
     - memory: bytes over bandwidth x utilisation (above one where the last-level cache holds part of them),
     - DRAM: bytes that the last-level cache cannot hold over bandwidth x utilisation,
     - launch: a constant of the class,
-    - TERMS learned ones: a geometric mean of quantity / rate pairs, times powers of the work.
+    - TERMS learned ones: a geometric mean of quantity / rate pairs, times powers of the work; all exponents of work are
+      scaled down together where they would count rows, or products, more than once.
 
     Posynomials are convex in the logs of work and rates: S. Boyd et al., "A tutorial on geometric programming",
     Optimization and Engineering 8, 2007; a soft maximum of planes fits any convex function: W. Hoburg et al., "Data

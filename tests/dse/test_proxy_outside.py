@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dse.proxy.features import CHIP_NAMES, NAMES, WORK, Features, features
-from dse.proxy.intervals import UNKNOWN, Novelty, novelty, outside
+from dse.proxy.intervals import UNKNOWN, Novelty, novelty, outside, standing
 from dse.proxy.model import Outside
 from dse.proxy.vocabulary import CASE, Vocabulary
 from tests.dse.proxy_rows import chips, operators
@@ -49,7 +49,8 @@ def test_rows_of_the_data_are_inside_and_new_words_are_told_apart() -> None:
         if known_kind and (kind, short) not in numbers:
             expected |= Outside.NUMBERS
         assert code & UNKNOWN == expected, (maker, kind, dtype)
-    assert ((novelty(rows, part) == Novelty.MAKER) == (codes > 0)).all()
+    assert ((standing(rows, part)[0] == Novelty.MAKER) == (codes > 0)).all()
+    assert ((novelty(rows, part) == Novelty.MAKER) == ((codes & UNKNOWN) > 0)).all()
     assert codes.any() and not codes.all()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dse.errors import DseError
+from dse.proxy.evaluate.learned import STEPS
 from dse.proxy.evaluate.results import markdown_table
 
 COLUMNS: dict[str, tuple[type, ...]] = {
@@ -33,13 +34,19 @@ def read_summaries(paths: Iterable[Path]) -> pd.DataFrame:
     """
     records: list[dict[str, Any]] = []
     for path in paths:
+        hint = "evaluation.json of `dse proxy evaluate --out`, without --end-to-end"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["summary"]
+            told = json.loads(path.read_text(encoding="utf-8"))
+            found = told["summary"]
             bad = [key for record in found for key, kind in COLUMNS.items() if not isinstance(record[key], kind)]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            bad, found = [str(error)], []
+        except (KeyError, TypeError):
+            raise DseError(f"{path}: no evaluation: its summary lacks a key", hint) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise DseError(f"{path}: no evaluation ({error})", hint) from None
         if bad or not found:
-            raise DseError(f"{path}: no evaluation ({bad[0] if bad else 'nothing was judged'})", "an evaluation.json")
+            raise DseError(f"{path}: no evaluation ({bad[0] if bad else 'nothing was judged'})", hint)
+        if told.get("complete") is False:
+            raise DseError(f"{path}: the evaluation was stopped before its end", "run it again")
         records += [{key: record[key] for key in COLUMNS} for record in found]
     frame = pd.DataFrame(records, columns=list(COLUMNS))
     if (twice := frame.duplicated(["split", "predictor"])).any():
@@ -53,8 +60,8 @@ def figures(summaries: pd.DataFrame) -> str:
     predictors = list(dict.fromkeys(summaries["predictor"]))
     parts = [
         "## Figures",
-        "Median absolute error of latency, %, of predictors that were fitted without what they are judged by (networks "
-        "of a third of the steps of those that ship), and rows inside the 90 % interval, %. NAME+N: told N rows of "
+        "Median absolute error of latency, %, of predictors that were fitted without what they are judged by (the "
+        f"learned one of networks of {STEPS:,} steps), and rows inside the 90 % interval, %. NAME+N: told N rows of "
         "each device, framework and operator kind.",
         markdown_table(["left out", "rows", *predictors, "in interval"], _lines(summaries, predictors)),
     ]
