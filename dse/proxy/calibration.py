@@ -20,7 +20,7 @@ from chiplib.validation import validate
 from dse.errors import DseError
 from dse.proxy.features import CHIP_NAMES, NAMES, Features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import Novelty, outside
+from dse.proxy.intervals import Novelty
 from dse.proxy.model import Outside
 from dse.proxy.network import TIMES, Inputs, LayerProxyModel, soft_maximum
 from dse.proxy.predict import LayerPrediction, LayerProxy
@@ -153,7 +153,8 @@ class Calibration:
 
 def fingerprint(proxy: LayerProxy) -> str:
     """Return what tells a proxy's networks and vocabulary from others: 16 hexadecimal digits of SHA-256."""
-    digest = hashlib.sha256(json.dumps(proxy.vocabulary.known, sort_keys=True).encode())
+    names = proxy.vocabulary
+    digest = hashlib.sha256(json.dumps([names.known, names.reach.limits], sort_keys=True).encode())
     for model in proxy.models:
         for name, value in sorted(model.state_dict().items()):
             digest.update(f"{name}{tuple(value.shape)}".encode())
@@ -225,13 +226,14 @@ class CalibratedProxy(LayerProxy):
             width = {(cell.framework, cell.op_type): cell.half_width for cell in calibration.cells}
             of_keys = np.array([width.get(key, np.nan) for key in keys])
             half = np.where(device == name, of_keys[place], half)
-        measured = np.isfinite(half) & ((outside(rows, self.vocabulary) & Outside.SIZE) == 0)
+        measured = np.isfinite(half) & ((plain.outside & Outside.SIZE) == 0)
         low = np.maximum(plain.latency_ms * np.exp(-half), np.exp(rows.floor))
         return replace(
             plain,
             low_ms=np.where(measured, low, plain.low_ms),
             high_ms=np.where(measured, plain.latency_ms * np.exp(half), plain.high_ms),
             novelty=np.where(measured, Novelty.KNOWN, plain.novelty).astype(np.int8),
+            outside=np.where(measured, 0, plain.outside).astype(np.int8),
         )
 
 

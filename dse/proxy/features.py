@@ -108,9 +108,8 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floati
     shape |= {name: np.full(len(rows), np.nan) for name in SHAPES if name not in shape}
     names = {name: _texts(rows[name]) for name in NAMES if name != "library"}
     names["library"] = library(rows["framework"])
-    scaled = names["op_name"] == SCALED
-    kind = names["op_type"] = np.where(scaled, SCALED_KIND, names["op_type"])
-    shape |= {name: np.where(scaled, value, shape[name]) for name, value in SCALED_SHAPE.items()}
+    kind = names["op_type"] = np.where(names["op_name"] == SCALED, SCALED_KIND, names["op_type"])
+    shape = shape_as_run(shape, names["op_name"])
     flops, moved = rows["flops"].to_numpy(np.float64), rows["bytes"].to_numpy(np.float64)
     weights = rows["weight_bytes"].to_numpy(np.float64)
     rates, chips, cache_bytes = chip_rates(rows["device"], names["compute_dtype"], devices)
@@ -126,6 +125,12 @@ def features(rows: pd.DataFrame, devices: pd.DataFrame, *, dtype: type[np.floati
         terms=terms.astype(dtype),
         idle_w=idle_power(rows["device"], devices).astype(dtype),
     )
+
+
+def shape_as_run(shape: dict[str, Array], op_name: NDArray[np.object_]) -> dict[str, Array]:
+    """Return the sizes [N] that operators of these names count with: those of a batch norm as SCALED says."""
+    scaled = op_name == SCALED
+    return shape | {name: np.where(scaled, value, shape[name]) for name, value in SCALED_SHAPE.items()}
 
 
 def library(frameworks: pd.Series[Any]) -> NDArray[np.object_]:

@@ -17,7 +17,7 @@ from dse.errors import DseError
 from dse.proxy.calibration import CalibratedProxy
 from dse.proxy.columns import SHAPES, WORK
 from dse.proxy.dataset import read_rows
-from dse.proxy.features import CHIP_NAMES, NAMES, SCALED, SCALED_SHAPE, Features, features
+from dse.proxy.features import CHIP_NAMES, NAMES, Features, features, shape_as_run
 from dse.proxy.fit import inputs_of
 from dse.proxy.intervals import UNKNOWN, outside
 from dse.proxy.memory import MemoryModel, buffers_of, memory_inputs, number_bytes
@@ -223,11 +223,9 @@ class LayerHwProxy:
         known_makers = proxy.memory.vocabulary.known["maker"] if proxy.memory else ()
         inputs = inputs_of(each, proxy.vocabulary)
         inputs = replace(inputs, shape_class=inputs.shape_class.to(self.dtype))
-        scaled = found.names[:, NAMES.index("op_name")] == SCALED
         whole = {name: frame[name].to_numpy(np.float64) for name in (*SHAPES, *WORK)}
-        whole |= {name: np.where(scaled, value, whole[name]) for name, value in SCALED_SHAPE.items()}
         return _Fixed(
-            whole=whole,
+            whole=shape_as_run(whole, found.names[:, NAMES.index("op_name")]),
             layers=found,
             kind=found.names[:, NAMES.index("op_type")],
             compute_dtype=found.names[:, NAMES.index("compute_dtype")],

@@ -54,7 +54,8 @@ UNKNOWN = Outside.CHIP | Outside.OPERATOR | Outside.NUMBERS
 
 def novelty(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
     """Return the Novelty of each row [N] by its names alone, as intervals are calibrated."""
-    return _novelty(*vocabulary.codes(features), vocabulary)
+    names, chips = vocabulary.codes(features)
+    return _novelty(names, chips, _unknown(names, chips, vocabulary))
 
 
 def outside(features: Features, vocabulary: Vocabulary) -> NDArray[np.int8]:
@@ -74,13 +75,14 @@ def standing(features: Features, vocabulary: Vocabulary) -> tuple[NDArray[np.int
     codes = _unknown(names, chips, vocabulary)
     codes[large] |= Outside.SIZE
     codes[far_chip] |= Outside.RATES
-    return np.where(codes > 0, np.int8(Novelty.MAKER), _novelty(names, chips, vocabulary)), codes
+    return _novelty(names, chips, codes), codes
 
 
-def _novelty(names: Codes, chips: Codes, vocabulary: Vocabulary) -> NDArray[np.int8]:
+def _novelty(names: Codes, chips: Codes, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return the Novelty of each row [N]; the highest where its code of Outside is not zero."""
     _, family, chip, device = (chips[:, CHIP_NAMES.index(name)] > 0 for name in CHIP_NAMES)
     software = names[:, NAMES.index("framework")] > 0
-    levels = [_unknown(names, chips, vocabulary) > 0, device & software, device, chip, family]
+    levels = [codes > 0, device & software, device, chip, family]
     found: NDArray[np.int8] = np.select(levels, [Novelty.MAKER, *Novelty][:5], Novelty.FAMILY).astype(np.int8)
     return found
 

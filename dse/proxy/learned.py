@@ -73,7 +73,7 @@ class Learned:
         rows, place, shape = asked.rows, asked.place, (len(table), len(asked.rows))
         found = _at_peak(features(_on_chips(rows, table, spoken_for), table), question, len(rows), proxy.vocabulary)
         predicted = proxy.predict(found)
-        outside = _outside(found, predicted, proxy).reshape(shape).T | asked.outside[:, None]
+        outside = predicted.outside.reshape(shape).T | asked.outside[:, None]
         less_ms = np.exp(proxy.log_latency(_with_less_to_do(found)))
         latency_ms, low_ms, high_ms = (
             _spread(values.reshape(shape).T, place, question.chips["supported"])
@@ -151,13 +151,6 @@ def _with_less_to_do(found: Features) -> Features:
     """Return the same layers with LESS_WORK of their work."""
     work = np.maximum(found.work + np.log(LESS_WORK), 0.0).astype(found.work.dtype)
     return replace(found, work=work, floor=np.full_like(found.floor, -np.inf))
-
-
-def _outside(found: Features, predicted: LayerPrediction, proxy: LayerProxy) -> NDArray[np.int8]:
-    """Return codes of Outside [C * U] of rows in words that the proxy knows; calibrated ones are inside."""
-    from dse.proxy.intervals import Novelty, outside
-
-    return np.where(predicted.novelty == Novelty.MAKER, outside(found, proxy.vocabulary), np.int8(0))
 
 
 def _bound(

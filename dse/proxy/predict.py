@@ -22,7 +22,7 @@ from dse.proxy.dataset import read_rows
 from dse.proxy.devices import read_devices
 from dse.proxy.features import CHIP_NAMES, CLASS, NAMES, RATES, WORK, Features, features
 from dse.proxy.fit import inputs_of
-from dse.proxy.intervals import UNKNOWN, Novelty, Widths, standing
+from dse.proxy.intervals import UNKNOWN, Widths, standing
 from dse.proxy.memory import MemoryHead, MemoryModel, least_mb
 from dse.proxy.network import SHARPNESS, Inputs, LayerProxyModel, Scales
 from dse.proxy.posynomial_kernel import soft_maxima
@@ -59,6 +59,7 @@ class LayerPrediction:
     low_ms: Array  # [N] 90 % interval
     high_ms: Array  # [N]
     novelty: NDArray[np.int8]  # [N] codes of Novelty
+    outside: NDArray[np.int8]  # [N] codes of Outside
     power_w: Array  # [N] of the board; NaN where its TDP is not known, or no power was fitted
     memory_mb: Array  # [N] most that is held at once; inputs, weights and outputs alone where no memory was fitted
 
@@ -115,6 +116,7 @@ class LayerProxy:
             low_ms=np.exp(low),
             high_ms=np.exp(log_ms + half),
             novelty=levels,
+            outside=codes,
             power_w=self.power(rows, log_ms) if self.power else np.full(len(rows), np.nan),
             memory_mb=self.memory(rows) if self.memory else least_mb(rows),
         )
@@ -260,7 +262,7 @@ def predict_frame(rows: pd.DataFrame, devices: pd.DataFrame, *, proxy: LayerProx
             "latency_high_ms": found.high_ms,
             "power_w": found.power_w,
             "memory_mb": found.memory_mb,
-            "outside": found.novelty == Novelty.MAKER,
+            "outside": found.outside > 0,
         },
         index=rows.index,
     )

@@ -104,7 +104,13 @@ def test_a_card_tells_the_figures_of_evaluations(tables: list[str], tmp_path: Pa
         assert float(cell) == pytest.approx(record["median_ape"], abs=0.06)
     before = weights.with_suffix(".md").read_text()
     (tmp_path / "other.json").write_text('{"summary": [{"split": 3}]}')
-    for bad, text in [((files[0], files[0]), "twice"), ((tmp_path / "other.json",), "no evaluation")]:
+    stopped = json.loads(files[0].read_text()) | {"complete": False}
+    (tmp_path / "stopped.json").write_text(json.dumps(stopped))
+    for bad, text in [
+        ((files[0], files[0]), "twice"),
+        ((tmp_path / "other.json",), "no evaluation"),
+        ((tmp_path / "stopped.json",), "stopped"),
+    ]:
         done = card(*bad)
         assert done.exit_code == 1 and text in done.stderr and "Traceback" not in done.stderr
     assert weights.with_suffix(".md").read_text() == before

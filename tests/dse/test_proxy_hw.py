@@ -16,7 +16,7 @@ from dse.proxy import LayerHwProxy, build_layer_features, device_cfg, predict_fr
 from dse.proxy.chips import device_table
 from dse.proxy.columns import OPERATORS, SHAPES, WORK
 from dse.proxy.evaluate.inputs import specified_features
-from dse.proxy.features import features
+from dse.proxy.features import NAMES, features, shape_as_run
 from dse.proxy.slopes import work_growth
 from tests.dse.proxy_rows import SHAPES_OF, chips, completed, operators
 from workloads import catalog
@@ -141,6 +141,22 @@ def test_work_grows_with_each_size_as_features_say(kind: str) -> None:
         numbers |= {column: torch.tensor(twice[column].to_numpy(float)) for column in WORK}
         found = base.work + work_growth(base, whole, numbers).numpy()
         np.testing.assert_allclose(found, features(twice, devices, dtype=np.float64).work, atol=1e-9, err_msg=name)
+
+
+def test_a_batch_norms_sizes_are_those_that_its_features_have() -> None:
+    devices = chips(3, count=1).assign(l2_mb=0.0)
+    rows = operators(60, 4, list(devices.index))
+    rows = rows[rows["op_type"] == "layernorm"].assign(op_name="batchnorm", rows=256.0, cols=256.0, batch=4.0)
+    rows = completed(rows.reset_index(drop=True))
+    base = features(rows, devices, dtype=np.float64)
+    names = base.names[:, NAMES.index("op_name")]
+    whole = shape_as_run({name: np.array(rows[name], float) for name in (*SHAPES, *WORK)}, names)
+    twice = completed(rows.assign(rows=512.0, batch=8.0))
+    numbers = {"rows": torch.full((len(rows),), 512.0, dtype=torch.float64)}
+    numbers |= {"batch": torch.full((len(rows),), 8.0, dtype=torch.float64)}
+    numbers |= {column: torch.tensor(twice[column].to_numpy(float)) for column in WORK}
+    found = base.work + work_growth(base, whole, numbers).numpy()
+    np.testing.assert_allclose(found, features(twice, devices, dtype=np.float64).work, atol=1e-9)
 
 
 def test_segments_merge_their_layers_as_specified() -> None:

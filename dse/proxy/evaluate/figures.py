@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dse.errors import DseError
-from dse.proxy.evaluate.learned import STEPS
+from dse.proxy.evaluate.learned import STEPS, Learned
 from dse.proxy.evaluate.results import markdown_table
 
 COLUMNS: dict[str, tuple[type, ...]] = {
@@ -23,8 +23,6 @@ COLUMNS: dict[str, tuple[type, ...]] = {
     "power_median_ape": (int, float, NoneType),
 }
 """What of a record of `summary` is read, and what it may be."""
-
-PROXY = "learned"
 
 
 def read_summaries(paths: Iterable[Path]) -> pd.DataFrame:
@@ -65,15 +63,15 @@ def figures(summaries: pd.DataFrame) -> str:
         "each device, framework and operator kind.",
         markdown_table(["left out", "rows", *predictors, "in interval"], _lines(summaries, predictors)),
     ]
-    power = summaries[(summaries["predictor"] == PROXY) & summaries["power_median_ape"].notna()]
+    power = summaries[(summaries["predictor"] == Learned.name) & summaries["power_median_ape"].notna()]
     if len(power):
         told = zip(power["split"], power["power_median_ape"].astype(float), strict=True)
-        parts += ["Median absolute error of power, %:", markdown_table(["left out", PROXY], told)]
+        parts += ["Median absolute error of power, %:", markdown_table(["left out", Learned.name], told)]
     return "\n\n".join(parts)
 
 
 def _lines(summaries: pd.DataFrame, predictors: list[str]) -> Iterable[list[object]]:
     for split, part in summaries.groupby("split", sort=False):
         by = part.set_index("predictor")
-        inside = by["coverage"].astype(float).reindex([PROXY]).iloc[0]
+        inside = by["coverage"].astype(float).reindex([Learned.name]).iloc[0]
         yield [split, int(part["rows"].max()), *by["median_ape"].astype(float).reindex(predictors), inside]

@@ -16,9 +16,6 @@ from dse.proxy.predict import LayerProxy
 STEPS = 3000
 """Training steps a network, a third of those that the shipped ones have: a split is fitted anew for each part."""
 
-NETWORKS = 2
-"""As many as ship."""
-
 
 class Learned:
     """The layer proxy, with its intervals and power."""
@@ -28,7 +25,7 @@ class Learned:
     def fit(self, rows: pd.DataFrame, devices: pd.DataFrame, *, seed: int) -> FittedProxy:
         """Fit networks and intervals."""
         recipe = replace(STANDARD, steps=STEPS)
-        return FittedProxy(proxy=fit_proxy(rows, devices, seed=seed, recipe=recipe, networks=NETWORKS))
+        return FittedProxy(proxy=fit_proxy(rows, devices, seed=seed, recipe=recipe))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

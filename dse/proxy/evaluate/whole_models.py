@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dse.proxy.dataset import read_rows
 from dse.proxy.features import features
-from dse.proxy.intervals import Novelty
 from dse.proxy.layer_rows import layer_rows
 from dse.proxy.predict import LayerProxy
 from workloads.graph import WorkloadGraph
@@ -79,7 +78,7 @@ def predict_model(graph: WorkloadGraph, devices: pd.DataFrame, setting: Setting,
         high_ms=total + float(above),
         power_w=float((found.power_w * found.latency_ms).sum() / total),
         fused_ms=float(found.latency_ms[~np.isin(kind, FUSIBLE)].sum()),
-        outside=float(found.latency_ms[found.novelty == Novelty.MAKER].sum() / total),
+        outside=float(found.latency_ms[found.outside > 0].sum() / total),
         roofline_ms=float(kinds["roofline"].sum()),
         by_kind={
             str(kind): KindShare(share=float(time) / total, rooflines=float(time) / float(roofline))
