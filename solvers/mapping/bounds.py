@@ -49,8 +49,9 @@ def bounds_and_starts(
     from solvers.mapping._relaxation import dual_bound, pipelined_time_bound, serial_time_bound
 
     a = compiled or arrays(problem)
-    iterations = int(np.clip(_WORK / max(1, problem.segments * problem.slots**2), 8, 40))
-    time_ms = serial_time_bound(a) if a.serial else pipelined_time_bound(a, _CONTRACTION_TURNS)
+    iterations = int(np.clip(_WORK / max(1, problem.segments * problem.modes**2), 8, 40))
+    paths = problem.regime != "pipelined"
+    time_ms = serial_time_bound(a) if paths else pipelined_time_bound(a, _CONTRACTION_TURNS)
     x = np.zeros(problem.segments, dtype=np.int64)
     bounds = np.zeros(len(weights))
     starts: list[NDArray[np.int64]] = []

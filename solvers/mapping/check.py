@@ -294,15 +294,10 @@ def _period_ms(problem: MappingProblem, a: Sequence[int]) -> float:
 def _calls(problem: MappingProblem, a: Sequence[int]) -> tuple[list[int], list[int]] | None:
     """Return the call of each segment, and the calls in an order in which they can run; None where there is none.
 
-    Segments that share a busy slot are one call; one that uses concurrent slots alone is a call by itself.
+    A slot is one call; a segment on a concurrent slot is a call by itself.
     """
     never_busy = problem.concurrent.tolist() or [False] * problem.slots
-    call = list(range(len(a)))
-    for s in range(problem.slots):
-        if never_busy[s]:
-            continue
-        together = {call[k] for k, m in enumerate(a) if s in _members(problem, m)}
-        call = [min(together) if c in together else c for c in call]
+    call = [problem.slots + k if never_busy[s] else s for k, s in enumerate(a)]
     after: dict[int, set[int]] = {c: set() for c in call}
     for i, j, _ in _edges(problem):
         if call[i] != call[j]:
@@ -318,7 +313,6 @@ def _offload_ms(problem: MappingProblem, a: Sequence[int]) -> float:
         return inf
     call, order = calls
     loads = _loads(problem, a)
-    never_busy = problem.concurrent.tolist() or [False] * problem.slots
     finish: dict[int, float] = {}
     for c in order:
         start = max(
@@ -329,8 +323,6 @@ def _offload_ms(problem: MappingProblem, a: Sequence[int]) -> float:
             ),
             default=0.0,
         )
-        on = [k for k in range(len(a)) if call[k] == c]
-        slots = {s for k in on for s in _members(problem, a[k]) if not never_busy[s]}
-        own = max((float(problem.compute_ms[k, a[k]]) for k in on), default=0.0)
-        finish[c] = start + max((fsum(loads[s]) for s in slots), default=own)
+        alone = c - problem.slots
+        finish[c] = start + (float(problem.compute_ms[alone, a[alone]]) if alone >= 0 else fsum(loads[c]))
     return max(finish.values(), default=0.0)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.feasibility import runnable
+from solvers.mapping.pipeline_dp import PipelineDP
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request, mapping_solver
 from solvers.mapping.symmetry import canonical, interchangeable_slots
@@ -40,8 +41,18 @@ class CpSat(MappingSolver):
     """
 
     name = "cp_sat"
-    exact = True
     required_modules = ("ortools",)
+    regimes = ("serial", "pipelined")
+
+    @classmethod
+    def refusal(cls, problem: MappingProblem) -> str:
+        """Return what it does not do; see MappingSolver."""
+        return super().refusal(problem) or PipelineDP.refusal(problem)
+
+    @classmethod
+    def proves(cls, problem: MappingProblem) -> bool:
+        """Return True: given time, it proves the optimum of any problem that it does."""
+        return True
 
     def __init__(self, deterministic_s: float | None = None) -> None:
         self.deterministic_s = deterministic_s

@@ -15,7 +15,6 @@ from solvers.mapping.feasibility import explain_infeasible
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem, Status
 
 PROVEN = 1 - 2e-9  # an answer is optimal from this share of it proven; bounds are rounded down by 1e-9 for safety
-_CHUNK = 1 << 20  # numbers in a temporary array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,85 +28,44 @@ class Evaluation:
 
 
 def times(problem: MappingProblem, assignments: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return T [M] in ms of `assignments` [M, K], as MappingProblem defines it for its regime.
+    """Return T [N] in ms of `assignments` [N, K], as MappingProblem defines it for its regime.
 
-    A segment on a slot where it is not allowed takes forever. Raises SolverError for a slot that does not exist.
+    A segment where it is not allowed takes forever. Raises SolverError for a mode that does not exist.
     """
-    a = as_batch(problem, assignments)
-    compute = np.where(problem.allowed, problem.compute_ms, np.inf)[np.arange(problem.segments), a]  # [M, K]
-    return _serial(problem, a, compute) if problem.regime == "serial" else _pipelined(problem, a, compute)
-
-
-def _serial(problem: MappingProblem, a: NDArray[np.int64], compute: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In-order list schedule: finish of the last segment [M]."""
-    source, target = a[:, problem.edges[:, 0]], a[:, problem.edges[:, 1]]
-    wait = problem.route_latency_ms[source, target] + problem.edge_bytes * problem.route_ms_per_byte[source, target]
-    into: list[list[tuple[int, int]]] = [[] for _ in range(problem.segments)]
-    for e, (i, j) in enumerate(problem.edges.tolist()):
-        into[j].append((e, i))
-    rows = np.arange(len(a))
-    free = np.zeros((len(a), problem.slots))  # when each slot has done what it has so far
-    end = np.zeros((len(a), problem.segments))
-    for k, inputs in enumerate(into):
-        start = free[rows, a[:, k]]
-        for e, i in inputs:
-            start = np.maximum(start, end[:, i] + wait[:, e])
-        end[:, k] = free[rows, a[:, k]] = start + compute[:, k]
-    makespan: NDArray[np.float64] = free.max(axis=1, initial=0.0)
-    return makespan
-
-
-def _pipelined(problem: MappingProblem, a: NDArray[np.int64], compute: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Load of the busiest slot or link [M]."""
-    period: NDArray[np.float64] = _per_slot(problem, a, compute).max(axis=1, initial=0.0)
-    links = problem.route_links.shape[-1]
-    if links and len(problem.edges):
-        source, target = a[:, problem.edges[:, 0]], a[:, problem.edges[:, 1]]
-        load = np.zeros((len(a), links))
-        chunk = max(1, _CHUNK // max(1, len(a) * links))
-        for first in range(0, len(problem.edges), chunk):
-            part = slice(first, first + chunk)
-            p, q = source[:, part], target[:, part]
-            ms = problem.edge_bytes[part] * problem.route_ms_per_byte[p, q]
-            load += np.einsum("me,mel->ml", ms, problem.route_links[p, q])
-        period = np.maximum(period, load.max(axis=1))
-    return period
-
-
-def _per_slot(problem: MappingProblem, a: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [M, S]: the sum of values [M, K] by the slot of their segment."""
-    offset = np.arange(len(a))[:, None] * problem.slots
-    sums: NDArray[np.float64] = np.bincount(
-        (a + offset).ravel(), weights=values.ravel(), minlength=len(a) * problem.slots
-    ).astype(np.float64)
-    return sums.reshape(len(a), problem.slots)
+    return evaluate(problem, assignments).latency_ms
 
 
 def memory_bytes(problem: MappingProblem, assignments: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the memory [M, S] that each slot needs: resident bytes summed + the largest workspace, in bytes."""
-    a = as_batch(problem, assignments)
-    resident = _per_slot(problem, a, np.broadcast_to(problem.resident_bytes, a.shape))
-    workspace = np.zeros((len(a), problem.slots))
-    np.maximum.at(workspace, (np.arange(len(a))[:, None], a), problem.workspace_bytes)
-    return resident + workspace
-
-
-def evaluate(problem: MappingProblem, assignments: NDArray[np.int64]) -> Evaluation:
-    """Return latency, energy, objective and feasibility, each [M], of `assignments` [M, K] (or one, [K])."""
+    """Return the memory [N, S] that each slot needs in bytes, what a pipeline stashes for one input at a time."""
     a = as_batch(problem, assignments)
     columns = np.arange(problem.segments)
-    latency_ms = times(problem, a)
-    source, target = a[:, problem.edges[:, 0]], a[:, problem.edges[:, 1]]
-    energy_mj = np.where(problem.allowed, problem.energy_mj, np.inf)[columns, a].sum(axis=1)
-    energy_mj += (problem.edge_bytes * problem.route_mj_per_byte[source, target]).sum(axis=1)
+    held, largest = np.zeros((2, len(a), problem.slots))
+    bytes_ = problem.held_bytes[columns, a] + problem.stash
+    for s in range(problem.slots):
+        on = problem.members[a, s]
+        held[:, s] = np.where(on, bytes_, 0.0).sum(axis=1)
+        largest[:, s] = np.where(on, problem.workspace_bytes, 0.0).max(axis=1)
+    return held + largest
+
+
+def evaluate(
+    problem: MappingProblem, assignments: NDArray[np.int64], orders: NDArray[np.int64] | None = None
+) -> Evaluation:
+    """Return latency, energy, objective and feasibility, each [N], of `assignments` [N, K] (or one, [K]).
+
+    `orders`, of the same shape, are those in which the segments run, where the problem leaves that free.
+    """
+    from solvers.mapping._kernels import arrays, evaluate_rows
+
+    a = as_batch(problem, assignments)
+    run_in = np.arange(problem.segments)[None] if orders is None else np.atleast_2d(orders).astype(np.int64)
+    if orders is not None and (not problem.free_order or run_in.shape != a.shape):
+        raise SolverError(f"orders have shape {run_in.shape}", f"{a.shape}, and a problem with free_order")
+    latency_ms, energy_mj, feasible = evaluate_rows(arrays(problem), problem.allowed, a, run_in)
     if problem.static_w:
-        energy_mj += problem.static_w * latency_ms
-    feasible = np.logical_and.reduce(problem.allowed[columns, a], axis=1)
-    feasible &= (memory_bytes(problem, a) <= problem.capacity_bytes).all(axis=1)
-    if problem.contiguous:
-        runs = 1 + (np.diff(a, axis=1) != 0).sum(axis=1)
-        distinct = 1 + (np.diff(np.sort(a, axis=1), axis=1) != 0).sum(axis=1)
-        feasible &= runs == distinct
+        energy_mj = energy_mj + problem.static_w * latency_ms
+    feasible &= latency_ms <= problem.max_latency_ms * (1 + TOLERANCE)
+    feasible &= energy_mj <= problem.max_energy_mj * (1 + TOLERANCE)
     objective = np.full(len(a), np.inf)
     objective[feasible] = problem.latency_weight * latency_ms[feasible] + problem.energy_weight * energy_mj[feasible]
     return Evaluation(latency_ms=latency_ms, energy_mj=energy_mj, objective=objective, feasible=feasible)
@@ -136,10 +94,12 @@ def finish(
     history: Sequence[Incumbent] = (),
     exact: bool = False,
     objective: float | None = None,
+    order: NDArray[np.int64] | None = None,
 ) -> Mapping:
     """Make a solver's answer: the one way in which every solver does it.
 
-    `assignment` [K] is None where none was found. `objective` is what the solver holds its value to be, if it knows.
+    `assignment` [K] is None where none was found, `order` [K] goes with it where the problem leaves that free.
+    `objective` is what the solver holds its value to be, if it knows.
     `started` is the solver's `perf_counter()` at its start. `exact` says
     that the search was complete: no other mapping is better; or, without an assignment, none exists. The status is
     optimal where the bound reaches the objective (within 2e-9), infeasible only where proven, else feasible or unknown.
@@ -163,7 +123,7 @@ def finish(
             history=tuple(history),
             infeasibility=infeasibility,
         )
-    values = checked(problem, assignment, objective=objective)
+    values = checked(problem, assignment, order=order, objective=objective)
     if exact:
         lower_bound = max(lower_bound, values.objective)
     if lower_bound > values.objective * (1 + TOLERANCE):
@@ -183,6 +143,7 @@ def finish(
         solver=solver,
         wall_s=wall_s,
         history=(*(line for line in history if line.objective > values.objective), last),
+        order=np.zeros(0, dtype=np.int64) if order is None else np.array(order, dtype=np.int64),
     )
 
 
@@ -201,7 +162,7 @@ def as_batch(problem: MappingProblem, *assignments: NDArray[np.int64] | None) ->
         if given.ndim != 2 or given.shape[1] != k:
             raise SolverError(f"assignments have shape {given.shape}", f"expected [M, {k}] or [{k}]")
     a = np.concatenate([np.empty((0, k), dtype=np.int64), *rows])
-    if a.size and not (a.min() >= 0 and a.max() < problem.slots):
+    if a.size and not (a.min() >= 0 and a.max() < problem.modes):
         wrong = a.min() if a.min() < 0 else a.max()
-        raise SolverError(f"an assignment names slot {wrong}", f"slots are 0 to {problem.slots - 1}")
+        raise SolverError(f"an assignment names slot {wrong}", f"slots are 0 to {problem.modes - 1}")
     return a

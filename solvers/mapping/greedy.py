@@ -62,7 +62,8 @@ def greedy_assignment(
             x[:] = int(np.argmax(problem.capacity_bytes))
         else:
             _annealing.largest_first(compiled, x)
-        excess = _annealing.anneal(compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x)
+        order = np.arange(problem.segments)
+        excess = _annealing.anneal(compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x, order)
         if excess == 0:
             return x
     return None

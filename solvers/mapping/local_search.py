@@ -27,8 +27,8 @@ def start_temperature(problem: MappingProblem, moves: int) -> float:
     Measured on random problems: with few moves for each of the K x S single moves, anything hot is never cooled again;
     with many, heat is what leaves local minima. A period, the largest of many loads, has more of these than a path.
     """
-    heat = 0.0015 if problem.regime == "serial" else 0.015
-    return min(0.3, max(0.002, heat * moves / (problem.segments * problem.slots)))
+    heat = 0.015 if problem.regime == "pipelined" else 0.0015
+    return min(0.3, max(0.002, heat * moves / (problem.segments * problem.modes)))
 
 
 class LocalSearch(MappingSolver):
@@ -64,7 +64,7 @@ class LocalSearch(MappingSolver):
         chosen, value = _annealing.best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
-        x = candidates[chosen].copy()
+        x, order = candidates[chosen].copy(), np.arange(problem.segments)
         history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
         moves = max(LEAST_MOVES, self.moves_per_segment * problem.segments)
         hot = start_temperature(problem, moves)
@@ -79,12 +79,20 @@ class LocalSearch(MappingSolver):
                 hot / (1 + 2 * (turn % 2)),
                 seed * self.rounds + turn,
                 x,
+                order,
             )
             if after < value:
                 value = after
                 history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
         return finish(
-            problem, x, lower_bound=bound, solver=self.name, started=started, history=history, objective=value
+            problem,
+            x,
+            order=order if problem.free_order else None,
+            lower_bound=bound,
+            solver=self.name,
+            started=started,
+            history=history,
+            objective=value,
         )
 
 

@@ -48,15 +48,33 @@ ROUNDING = 1 - 1e-12
 class PipelineDP(MappingSolver):
     """Contiguous stages, exact where the cost separates; a free problem gets a contiguous answer and a free bound.
 
-    `contiguous_only`: what it proves by itself it proves of contiguous mappings. On a free problem (contiguous False)
-    its bound is the general one, and its answer is contiguous, unless the relaxation behind that bound or the warm
-    start is a better mapping: a free serial chain with memory to spare is solved exactly by the former.
+    What it proves by itself it proves of contiguous mappings. On a free problem its bound is the general one, and its
+    answer is contiguous, unless the relaxation behind that bound or the warm start is a better mapping: a free serial
+    chain with memory to spare is solved exactly by the former.
     """
 
     name = "pipeline_dp"
-    exact = True
-    contiguous_only = True
     required_modules = ("numba",)
+    regimes = ("serial", "pipelined")
+
+    @classmethod
+    def refusal(cls, problem: MappingProblem) -> str:
+        """Return what it does not do; see MappingSolver."""
+        told = {
+            "teams": len(problem.teams) > 0,
+            "groups": len(np.unique(problem.unit)) < problem.segments,
+            "ports": problem.has_ports,
+            "backward segments": bool(problem.backward.any()),
+            "stashes": bool(problem.stash_bytes.any()),
+            "concurrent slots": bool(problem.concurrent.any()),
+            "memory that depends on the slot": problem.resident_bytes.ndim == 2,
+        }
+        return super().refusal(problem) or ", ".join(name for name, present in told.items() if present)
+
+    @classmethod
+    def proves(cls, problem: MappingProblem) -> bool:
+        """Return whether stages are runs of consecutive segments, so that these are all there are."""
+        return problem.contiguous and _one_order(problem)
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best of the stages found and the warm start; see MappingSolver."""
@@ -69,7 +87,7 @@ class PipelineDP(MappingSolver):
             if complete:
                 value, mappings = _solve(problem, groups, _used_counts(groups), until, optimistic=True)
                 candidates += mappings
-                if problem.contiguous and _bounds_from_below(problem):
+                if problem.contiguous and _one_order(problem):
                     bound = max(bound, value * ROUNDING)
                 if _skips(problem):
                     candidates += _solve(problem, groups, _used_counts(groups), until, optimistic=False)[1]
@@ -80,8 +98,9 @@ class PipelineDP(MappingSolver):
                     if perf_counter() > until:
                         break
         answer = best_of(problem, candidates)
-        proven = answer is None and complete and problem.contiguous
-        if answer is not None and problem.contiguous and bound < evaluate(problem, answer).objective[0] * PROVEN:
+        in_one_order = problem.contiguous and _one_order(problem)
+        proven = answer is None and complete and in_one_order
+        if answer is not None and in_one_order and bound < evaluate(problem, answer).objective[0] * PROVEN:
             everything = _all_contiguous(problem)
             if everything is not None:
                 answer, proven = best_of(problem, [answer, everything]), True
@@ -113,10 +132,8 @@ def _skips(problem: MappingProblem) -> bool:
     return bool((problem.edges[:, 1] - problem.edges[:, 0] > 1).any())
 
 
-def _bounds_from_below(problem: MappingProblem) -> bool:
-    """Whether the value bounds contiguous mappings: pipelined always, serial where each segment feeds the next."""
-    if problem.regime == "pipelined":
-        return True
+def _one_order(problem: MappingProblem) -> bool:
+    """Whether each segment feeds the next: then stages are runs of consecutive segments, and a chain of waits."""
     feeds = problem.edges[problem.edges[:, 1] == problem.edges[:, 0] + 1, 0]
     return len(np.unique(feeds)) == problem.segments - 1
 

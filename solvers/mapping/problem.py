@@ -55,7 +55,7 @@ class MappingProblem:
                  route_ms_per_byte[p, q] * route_links[p, q, link].
       offload    One input. Each slot runs all of its segments as one call: it starts when every input from elsewhere
                  has arrived (routes as in serial), takes the slot's load as in pipelined, and everything in it ends
-                 with it. So no path may leave a slot and come back.
+                 with it. So no path may leave a slot and come back. There are no teams.
     A `concurrent` slot, a host with threads to spare, is never busy: it runs each segment as soon as its inputs are
     there, in offload each as a call of its own; in pipelined its load is that of its largest segment.
 
@@ -124,6 +124,8 @@ class MappingProblem:
             raise SolverError(f"team {int(self.teams.sum(axis=1).argmin())} has fewer than two slots", "two or more")
         if self.regime == "serial" and self.has_ports:
             raise SolverError("ports do not go with the serial regime", "put them into the routes")
+        if self.regime == "offload" and len(self.teams):
+            raise SolverError("teams do not go with the offload regime", "serial or pipelined")
         if self.free_order and self.regime != "serial":
             raise SolverError(f"free_order does not go with the {self.regime} regime", "only serial runs in an order")
         if self.stash_bytes.any() and self.regime != "pipelined":

@@ -16,6 +16,9 @@ from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem, Regime
 from solvers.registry import NamedSolver, check_limits, create, discover
 
+WIDEST = "local_search"
+"""A solver that refuses nothing, for messages."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
@@ -35,13 +38,11 @@ class Request:
 class MappingSolver(NamedSolver, ABC):
     """A way to solve a MappingProblem.
 
-    A solver states what it can do in class attributes. It never answers worse than a legal warm start, never loses its
-    incumbent at the deadline, and with the same seed gives the same answer unless the deadline cuts it short.
+    A solver states what it does not do, and what it proves. It never answers worse than a legal warm start, never loses
+    its incumbent at the deadline, and with the same seed gives the same answer unless the deadline cuts it short.
     """
 
-    regimes: ClassVar[tuple[Regime, ...]] = ("serial", "pipelined")
-    exact: ClassVar[bool] = False  # proves optimality on small problems, given time
-    contiguous_only: ClassVar[bool] = False  # what it proves, it proves of contiguous mappings only
+    regimes: ClassVar[tuple[Regime, ...]] = ("serial", "pipelined", "offload")
 
     def solve(
         self,
@@ -53,18 +54,26 @@ class MappingSolver(NamedSolver, ABC):
     ) -> Mapping:
         """Return the best mapping found until the deadline, with a lower bound on the objective.
 
-        Raises SolverError for a problem of a regime that the solver does not do, a deadline that is not positive, a
-        seed that is not a whole number from 0 to 2**32 - 1, and a warm start that names slots that do not exist.
+        Raises SolverError for a problem that the solver does not do (see `refusal`), a deadline that is not positive,
+        a seed that is not a whole number from 0 to 2**32 - 1, and a warm start that names slots that do not exist.
         """
         started = perf_counter()
-        if problem.regime not in self.regimes:
-            raise SolverError(
-                f"solver {self.name!r} does not do the {problem.regime} regime", f"it does {', '.join(self.regimes)}"
-            )
+        if refusal := self.refusal(problem):
+            raise SolverError(f"solver {self.name!r} does not do {refusal}", f"one that does: {WIDEST}")
         check_limits(deadline_s, seed)
         return self.search(
             problem, Request(started=started, deadline_s=deadline_s, seed=int(seed), warm_start=warm_start)
         )
+
+    @classmethod
+    def refusal(cls, problem: MappingProblem) -> str:
+        """Return what of the problem the solver does not do, in a few words; empty where it does it all."""
+        return "" if problem.regime in cls.regimes else f"the {problem.regime} regime"
+
+    @classmethod
+    def proves(cls, problem: MappingProblem) -> bool:
+        """Whether it proves the optimum of small problems of that kind, given time."""
+        return False
 
     @abstractmethod
     def search(self, problem: MappingProblem, request: Request) -> Mapping:

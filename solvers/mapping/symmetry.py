@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,12 +14,16 @@ def interchangeable_slots(problem: MappingProblem) -> list[list[int]]:
     """Return all slots in groups, each rising: exchanging any two of a group keeps every mapping's T, E and legality.
 
     Two slots are such a pair when their columns agree and when exchanging them leaves all routes as they are, and the
-    links up to their numbering. That is transitive, so one member speaks for its group.
+    links up to their numbering. That is transitive, so one member speaks for its group. With teams, none is.
     """
+    if len(problem.teams):
+        return [[slot] for slot in range(problem.slots)]
     costs = [np.where(problem.allowed, cost, 0.0) for cost in (problem.compute_ms, problem.energy_mj)]
-    table = np.concatenate([*costs, problem.capacity_bytes[None], problem.allowed.astype(np.float64)])
+    held = np.where(problem.allowed, problem.held_bytes, 0.0)
+    flags = [problem.allowed.astype(np.float64), problem.never_busy[None].astype(np.float64)]
+    table = np.concatenate([*costs, held, problem.capacity_bytes[None], problem.ports, *flags])
     routes = [problem.route_ms_per_byte, problem.route_mj_per_byte]
-    if problem.regime == "serial":
+    if problem.regime != "pipelined":
         routes.append(problem.route_latency_ms)
     links = problem.route_links if problem.regime == "pipelined" else problem.route_links[:, :, :0]
     sorted_links = _up_to_numbering(links)
@@ -38,7 +44,7 @@ def interchangeable_slots(problem: MappingProblem) -> list[list[int]]:
     return groups
 
 
-def _up_to_numbering(links: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _up_to_numbering(links: NDArray[Any]) -> NDArray[Any]:
     """Which routes each link serves [S * S, L], links in lexicographic order."""
     flat = links.reshape(links.shape[0] * links.shape[1], links.shape[2])
     return flat[:, np.lexsort(flat[::-1])] if flat.shape[1] else flat

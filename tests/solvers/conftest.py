@@ -1,7 +1,8 @@
 """What every test of the solvers needs: random problems, and brute force."""
 
 from collections.abc import Callable
-from itertools import product
+from dataclasses import replace
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -80,16 +81,86 @@ def _random_problem(
     return MappingProblem(**(fields | changes))
 
 
+def _rich_problem(
+    seed: int, *, segments: int | None = None, slots: int | None = None, regime: str | None = None, **changes: Any
+) -> MappingProblem:
+    """Draw a problem with some of what real ones have: teams, groups, ports, training, hosts, limits, a free order."""
+    rng = np.random.default_rng([seed, 7])
+    regime = regime or ("serial", "pipelined", "offload")[int(rng.integers(3))]
+    plain = _random_problem(seed, segments=segments, slots=slots, regime=regime)
+    k, s = plain.segments, plain.slots
+    fields: dict[str, Any] = {"contiguous": bool(rng.random() < 0.4)}
+
+    def sometimes(share: float) -> bool:
+        return bool(rng.random() < share)
+
+    modes = s
+    if s > 1 and regime != "offload" and sometimes(0.5):
+        teams = [row for row in product((False, True), repeat=s) if sum(row) > 1]
+        chosen = rng.permutation(len(teams))[: int(rng.integers(1, 3))]
+        fields["teams"] = np.array([teams[i] for i in chosen])
+        members = np.concatenate([np.eye(s, dtype=bool), fields["teams"]])
+        modes = len(members)
+        size = members.sum(axis=1)
+        shares = size[s:] * rng.uniform(0.6, 1.0, len(chosen))
+        compute, energy = (np.where(plain.allowed, v, 0.0) for v in (plain.compute_ms, plain.energy_mj))
+        slowest = np.stack([compute[:, row].max(axis=1) for row in members[s:]], axis=1)
+        fields["compute_ms"] = np.hstack([compute, slowest / shares])
+        fields["energy_mj"] = np.hstack(
+            [energy, energy.mean(axis=1, keepdims=True) * rng.uniform(0.9, 1.3, len(chosen))]
+        )
+        fields["allowed"] = np.hstack([plain.allowed, rng.random((k, len(chosen))) < 0.7])
+        fields["resident_bytes"] = np.ceil(plain.resident_bytes[:, None] / size)
+        to = np.array([rng.choice(np.flatnonzero(row)) for row in members])
+        for name in ("route_latency_ms", "route_ms_per_byte", "route_mj_per_byte"):
+            route = getattr(plain, name)[np.ix_(to, to)]
+            np.fill_diagonal(route, 0.0)
+            fields[name] = route
+        links = plain.route_links[np.ix_(to, to)] * rng.uniform(0.5, 1.0, (modes, modes, plain.route_links.shape[-1]))
+        links[np.arange(modes), np.arange(modes)] = 0.0
+        fields["route_links"] = links
+    elif sometimes(0.3):
+        fields["resident_bytes"] = np.ceil(plain.resident_bytes[:, None] * rng.uniform(0.5, 1.5, (k, s)))
+    if sometimes(0.4):
+        fields["group"] = rng.integers(-1, max(1, k // 2), k)
+    if sometimes(0.4):
+        fields["backward"] = rng.random(k) < 0.3
+    if regime != "serial" and sometimes(0.5):
+        fields["port_in_ms_per_byte"] = rng.choice([0.0, 0.01, 0.02], modes)
+        fields["port_out_ms_per_byte"] = rng.choice([0.0, 0.01, 0.02], modes)
+    if sometimes(0.4) or (regime == "offload" and sometimes(0.5)):
+        fields["concurrent"] = np.arange(s) == int(rng.integers(s))
+    if regime == "pipelined" and sometimes(0.4):
+        fields["stash_bytes"] = rng.integers(0, 40, k).astype(float)
+        fields["most_in_flight"] = int(rng.choice([1, 2, 100]))
+    if regime == "serial" and sometimes(0.4):
+        fields["free_order"] = True
+    return replace(plain, **(fields | changes))
+
+
 def _brute_force(problem: MappingProblem) -> tuple[float, np.ndarray, Evaluation]:
-    """Return the least objective (inf where nothing is legal), all S**K assignments, and their evaluation."""
-    every = np.array(list(product(range(problem.slots), repeat=problem.segments)), dtype=np.int64)
+    """Return the least objective (inf where nothing is legal), all M**K assignments, and their evaluation.
+
+    Where the order is free, each assignment's evaluation is that of its best order.
+    """
+    every = np.array(list(product(range(problem.modes), repeat=problem.segments)), dtype=np.int64)
     evaluation = evaluate(problem, every)
+    for order in permutations(range(problem.segments)) if problem.free_order else ():
+        again = evaluate(problem, every, np.broadcast_to(order, every.shape))
+        better = again.objective < evaluation.objective
+        for name in ("latency_ms", "energy_mj", "objective", "feasible"):
+            getattr(evaluation, name)[better] = getattr(again, name)[better]
     return float(evaluation.objective.min()), every, evaluation
 
 
 @pytest.fixture(scope="session")
 def random_problem() -> Callable[..., MappingProblem]:
     return _random_problem
+
+
+@pytest.fixture(scope="session")
+def rich_problem() -> Callable[..., MappingProblem]:
+    return _rich_problem
 
 
 @pytest.fixture(scope="session")

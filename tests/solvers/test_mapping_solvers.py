@@ -15,22 +15,26 @@ from solvers.mapping.solve import solve_mapping
 from solvers.mapping.solver import MappingSolver, mapping_solvers
 
 SOLVERS = sorted(mapping_solvers())
-CASES = range(12)
+PLAIN = range(12)
+CASES = range(42)
 
 
 @pytest.fixture(scope="module")
-def cases(random_problem, brute_force):
+def cases(random_problem, rich_problem, brute_force):
     """Small problems of every kind, with their optimum (inf: none is legal)."""
     problems = [
         random_problem(seed, regime=("serial", "pipelined")[seed % 2], contiguous=seed % 4 >= 2, segments=2 + seed % 5)
-        for seed in CASES
+        for seed in PLAIN
+    ]
+    problems += [
+        rich_problem(seed, regime=("serial", "pipelined", "offload")[seed % 3], segments=2 + seed % 4)
+        for seed in range(len(CASES) - len(PLAIN))
     ]
     return [(problem, brute_force(problem)[0]) for problem in problems]
 
 
 def able(name: str, problem) -> bool:
-    solver = mapping_solvers()[name]
-    return problem.regime in solver.regimes and (problem.contiguous or not solver.contiguous_only)
+    return not mapping_solvers()[name].refusal(problem)
 
 
 @pytest.fixture(params=SOLVERS)
@@ -52,7 +56,7 @@ def test_the_solvers_that_ship_are_found():
 @pytest.mark.parametrize("case", CASES)
 def test_answers_are_legal_bounded_and_honest(name, case, cases):
     problem, optimum = cases[case]
-    if problem.regime not in mapping_solvers()[name].regimes:
+    if not able(name, problem):
         with pytest.raises(SolverError, match="does not do"):
             solve_mapping(problem, name)
         return
@@ -65,7 +69,7 @@ def test_answers_are_legal_bounded_and_honest(name, case, cases):
         assert optimum == np.inf or mapping.status == "unknown"
         return
     assert optimum < np.inf
-    values = checked(problem, mapping.assignment, objective=mapping.objective)
+    values = checked(problem, mapping.assignment, order=mapping.order, objective=mapping.objective)
     assert mapping.latency_ms == pytest.approx(values.latency_ms, rel=1e-12)
     assert mapping.energy_mj == pytest.approx(values.energy_mj, rel=1e-12)
     assert mapping.objective >= optimum * (1 - 1e-9)
@@ -73,7 +77,7 @@ def test_answers_are_legal_bounded_and_honest(name, case, cases):
     assert 0 <= mapping.gap <= 1
     if mapping.status == "optimal":
         assert mapping.objective == pytest.approx(optimum, rel=1e-8)
-    if mapping_solvers()[name].exact and able(name, problem):
+    if mapping_solvers()[name].proves(problem):
         assert mapping.status == "optimal"
     history = mapping.history
     assert history[-1].objective == mapping.objective
