@@ -41,6 +41,7 @@ class CpSat(MappingSolver):
     """
 
     name = "cp_sat"
+    role = "exact"
     required_modules = ("ortools",)
     regimes = ("serial", "pipelined")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
 
 REPAIRS = 4  # attempts to pack the memory, where list scheduling runs out of it
+MOVE_S = 2e-8  # a move that is evaluated in full, a segment, about
 REPAIR_WORK = 20_000_000  # moves x segments of one attempt at most: a fraction of a second
 
 
@@ -28,24 +28,22 @@ class Greedy(MappingSolver):
     """
 
     name = "greedy"
+    role = "construct"
     required_modules = ("numba",)
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the greedy mapping, or the warm start where that is better."""
         from solvers.mapping._kernels import arrays
 
-        until = request.started + request.deadline_s
-        greedy = greedy_assignment(problem, arrays(problem), seed=request.seed, until=until)
+        greedy = greedy_assignment(problem, arrays(problem), request)
         found = best_of(problem, [greedy, request.warm_start])
         return finish(problem, found, lower_bound=lower_bound(problem), solver=self.name, started=request.started)
 
 
-def greedy_assignment(
-    problem: MappingProblem, compiled: Arrays, *, seed: int = 0, until: float = np.inf
-) -> NDArray[np.int64] | None:
+def greedy_assignment(problem: MappingProblem, compiled: Arrays, request: Request) -> NDArray[np.int64] | None:
     """Return a legal mapping [K] by list scheduling, or by repair where that runs out of memory, or None.
 
-    No attempt to repair starts after `until`, a time of perf_counter().
+    No attempt to repair starts after the deadline.
     """
     from solvers.mapping import _annealing
 
@@ -56,14 +54,17 @@ def greedy_assignment(
         return None
     moves = max(1000, min(200 * problem.segments, REPAIR_WORK // problem.segments))
     for turn in range(REPAIRS):
-        if perf_counter() > until:
+        if request.left_s < 0:
             return None
         if problem.contiguous:  # whole runs: all on the largest slot
             x[:] = int(np.argmax(problem.capacity_bytes))
         else:
             _annealing.largest_first(compiled, x)
         order = np.arange(problem.segments)
-        excess = _annealing.anneal(compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, seed * REPAIRS + turn, x, order)
+        excess = _annealing.anneal(
+            compiled, _annealing.EXCESS, np.ones(2), moves, 1.0, request.seed * REPAIRS + turn, x, order
+        )
+        request.spend(moves * problem.segments * MOVE_S)
         if excess == 0:
             return x
     return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from solvers.errors import SolverError
 from solvers.mapping.bounds import bounds_and_starts
 from solvers.mapping.evaluate import PROVEN, as_batch, finish
-from solvers.mapping.greedy import greedy_assignment
+from solvers.mapping.greedy import MOVE_S, greedy_assignment
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request
 
@@ -58,9 +58,7 @@ class LocalSearch(MappingSolver):
         weight = np.array([problem.latency_weight, problem.energy_weight])
         bounds, starts = bounds_and_starts(problem, weight[None], compiled)
         bound = float(bounds[0])
-        candidates = as_batch(
-            problem, request.warm_start, *starts, *simple_starts(problem, compiled, seed, started + request.deadline_s)
-        )
+        candidates = as_batch(problem, request.warm_start, *starts, *simple_starts(problem, compiled, request))
         chosen, value = _annealing.best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)
@@ -81,6 +79,7 @@ class LocalSearch(MappingSolver):
                 x,
                 order,
             )
+            request.spend(moves * problem.segments * MOVE_S)
             if after < value:
                 value = after
                 history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
@@ -96,11 +95,9 @@ class LocalSearch(MappingSolver):
         )
 
 
-def simple_starts(
-    problem: MappingProblem, compiled: Arrays, seed: int = 0, until: float = np.inf
-) -> list[NDArray[np.int64]]:
-    """Return the greedy mapping, if it finds one until then, and all segments on each slot that can hold them."""
+def simple_starts(problem: MappingProblem, compiled: Arrays, request: Request) -> list[NDArray[np.int64]]:
+    """Return the greedy mapping, if it finds one in time, and all segments on each slot that can hold them."""
     single = np.flatnonzero(compiled.ok.all(axis=0))
     starts = [np.full(problem.segments, s, dtype=np.int64) for s in single.tolist()]
-    greedy = greedy_assignment(problem, compiled, seed=seed, until=until)
+    greedy = greedy_assignment(problem, compiled, request)
     return starts if greedy is None else [greedy, *starts]

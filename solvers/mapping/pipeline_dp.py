@@ -47,6 +47,7 @@ MAX_STEPS = 400_000_000  # transitions, about a second
 MAX_PERIODS = 200  # points of the period-energy front that are looked at
 ROUNDS = 64  # orders tried at most
 ROUND_STEPS = 3_000_000_000  # transitions of all rounds at most
+STEP_S = 2e-9  # a transition, about
 MAX_COMPARED = 20_000  # contiguous mappings that are all compared
 ROUNDING = 1 - 1e-10  # of a value summed in another order
 
@@ -60,6 +61,7 @@ class PipelineDP(MappingSolver):
     """
 
     name = "pipeline_dp"
+    role = "construct"
     required_modules = ("numba",)
     regimes = ("serial", "pipelined")
 
@@ -122,19 +124,20 @@ class _Search:
         problem, rng = self.problem, np.random.default_rng(self.request.seed)
         slots = np.arange(len(self.groups))
         steps = 0
-        until = self.request.started + self.request.deadline_s
         for turn in range(rounds):
             order = self._order(turn, rng)
             if self.tractable:
-                value = self._cut(order, until)
-                steps += len(self.groups) ** 2 * _states(self.groups) * self.items.count**2 // 2
+                value = self._cut(order)
+                done = len(self.groups) ** 2 * _states(self.groups) * self.items.count**2 // 2
                 if turn == 0 and PipelineDP.proves(problem):
                     self._settle(value)
                     return
             else:
                 slots = self._cut_in_order(order, slots, turn, rng)
-                steps += len(slots) * self.items.count**2 // 2
-            if self.objective * PROVEN <= self.bound or steps > ROUND_STEPS or perf_counter() > until:
+                done = len(slots) * self.items.count**2 // 2
+            steps += done
+            self.request.spend(done * STEP_S)
+            if self.objective * PROVEN <= self.bound or steps > ROUND_STEPS or self.request.left_s < 0:
                 return
             if not len(self.items.edges) and turn == 0:
                 return  # no edges: one order is as good as another to them
@@ -152,21 +155,21 @@ class _Search:
         shuffled = rng.random(items.count) if turn % 2 else np.arange(items.count) / items.count
         return topological_order(items, stages + shuffled, depth_first=False)
 
-    def _cut(self, order: NDArray[np.int64], until: float) -> float:
+    def _cut(self, order: NDArray[np.int64]) -> float:
         """Cut one order into stages, used slots counted by kind; return a bound on contiguous mappings of it."""
         states = _counts(self.problem, self.groups)
         stages = _stages(self.problem, self.items, order, self.groups, states, optimistic=True)
-        value, mappings = self._solve(stages, order, until)
+        value, mappings = self._solve(stages, order)
         self.offer([*mappings])
         if _Sequence(self.problem, self.items, order).skips and (stages.near_bytes.any() or stages.far_bytes.any()):
             stages = _stages(self.problem, self.items, order, self.groups, states, optimistic=False)
-            self.offer([*self._solve(stages, order, until)[1]])
+            self.offer([*self._solve(stages, order)[1]])
         return value
 
-    def _solve(self, stages: Stages, order: NDArray[np.int64], until: float) -> tuple[float, list[NDArray[np.int64]]]:
+    def _solve(self, stages: Stages, order: NDArray[np.int64]) -> tuple[float, list[NDArray[np.int64]]]:
         """Least value of the separable objective (inf where no stages fit), and the mappings [K] met on the way.
 
-        Cut short `until` a time, or after MAX_PERIODS points, the value is a lower bound on the least one.
+        Cut short by the deadline, or after MAX_PERIODS points, the value is a lower bound on the least one.
         """
         from solvers.mapping._stage_kernel import best_stages
 
@@ -190,7 +193,7 @@ class _Search:
             load = _largest_load(stages, starts, kinds)
             value = min(value, problem.time_weight * load + energy)
             most_load = np.nextafter(load, 0.0)
-            if perf_counter() > until:
+            if self.request.left_s < 0:
                 break
         return min(value, problem.time_weight * period + energy), mappings
 

@@ -16,11 +16,16 @@ def solve_mapping(
     deadline_s: float = 10.0,
     seed: int = 0,
     warm_start: NDArray[np.int64] | None = None,
+    deterministic: bool = False,
 ) -> Mapping:
     """Return the best mapping that the named solver finds until the deadline, with a lower bound on the objective.
 
-    `warm_start` [K] is a mapping to start from; the answer is never worse than it where it is legal.
+    `warm_start` [K] is a mapping to start from; the answer is never worse than it where it is legal. `deterministic`
+    counts the deadline in seconds of work by counts that no clock enters: the answer is then the same on every machine,
+    however long it takes.
 
     Raises SolverError for a solver that does not exist or lacks a module, and for what MappingSolver.solve refuses.
     """
-    return mapping_solver(solver).solve(problem, deadline_s=deadline_s, seed=seed, warm_start=warm_start)
+    return mapping_solver(solver).solve(
+        problem, deadline_s=deadline_s, seed=seed, warm_start=warm_start, deterministic=deterministic
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +16,37 @@ from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem, Regime
 from solvers.registry import NamedSolver, check_limits, create, discover
 
+Role = Literal["construct", "improve", "exact", "portfolio"]
+"""What a solver is to a portfolio: it makes a mapping quickly, improves one, proves one, or is one itself."""
+
 WIDEST = "local_search"
 """A solver that refuses nothing, for messages."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Request:
-    """How an answer is asked for, checked."""
+    """How an answer is asked for, checked.
+
+    Time is the clock's, or where `deterministic` the work that the solver says it has done: then the same problem, seed
+    and deadline give the same answer on every machine, however long that takes.
+    """
 
     started: float  # perf_counter() when the solver was called
     deadline_s: float  # after that
     seed: int  # 0 to 2**32 - 1
     warm_start: NDArray[np.int64] | None  # [K] a mapping to start from, legal or not
+    deterministic: bool = False
+    spent_s: float = 0.0  # of work, in seconds of a common core
+
+    def spend(self, work_s: float) -> None:
+        """Tell of work done: how many seconds it takes on a common core, by a count that no clock enters."""
+        self.spent_s += work_s
 
     @property
     def left_s(self) -> float:
         """Time left, negative once it is over."""
+        if self.deterministic:
+            return self.deadline_s - self.spent_s
         return self.started + self.deadline_s - perf_counter()
 
 
@@ -42,6 +57,7 @@ class MappingSolver(NamedSolver, ABC):
     its incumbent at the deadline, and with the same seed gives the same answer unless the deadline cuts it short.
     """
 
+    role: ClassVar[Role] = "improve"
     regimes: ClassVar[tuple[Regime, ...]] = ("serial", "pipelined", "offload")
 
     def solve(
@@ -51,8 +67,11 @@ class MappingSolver(NamedSolver, ABC):
         deadline_s: float = 10.0,
         seed: int = 0,
         warm_start: NDArray[np.int64] | None = None,
+        deterministic: bool = False,
     ) -> Mapping:
         """Return the best mapping found until the deadline, with a lower bound on the objective.
+
+        `deterministic` counts the deadline in work instead of time: see Request.
 
         Raises SolverError for a problem that the solver does not do (see `refusal`), a deadline that is not positive,
         a seed that is not a whole number from 0 to 2**32 - 1, and a warm start that names slots that do not exist.
@@ -61,9 +80,14 @@ class MappingSolver(NamedSolver, ABC):
         if refusal := self.refusal(problem):
             raise SolverError(f"solver {self.name!r} does not do {refusal}", f"one that does: {WIDEST}")
         check_limits(deadline_s, seed)
-        return self.search(
-            problem, Request(started=started, deadline_s=deadline_s, seed=int(seed), warm_start=warm_start)
+        request = Request(
+            started=started,
+            deadline_s=deadline_s,
+            seed=int(seed),
+            warm_start=warm_start,
+            deterministic=deterministic,
         )
+        return self.search(problem, request)
 
     @classmethod
     def refusal(cls, problem: MappingProblem) -> str:
