@@ -192,6 +192,8 @@ class Flow:
         forms, size, members = held.forms(), held.nbytes, self.members
         if want in forms or held.free:
             return 0
+        if not forms and held.source is not None:  # a view that no piece of its source is a piece of
+            return self.cost(held.source, FULL)
         share = size * (members - 1) // members
         if PARTIAL in forms:
             return 2 * share if isinstance(want, Full) else share
@@ -221,9 +223,10 @@ class Flow:
                     return self._view(held, placement, want)
             before = held.view.inverse(want) if isinstance(want, Shard) else want
             same = held.nbytes >= held.source.nbytes
-            if before is not None and (held.source.free or same) and not isinstance(before, Partial):
+            near = held.source.free or same or not held.forms()
+            if before is not None and near and not isinstance(before, Partial):
                 return self._view(held, before, want)
-            if held.source.free:
+            if held.source.free or not held.forms():
                 self.place(held, FULL)
         return self._convert(held, want)
 

@@ -94,7 +94,7 @@ def build_member(flow: Flow, number: int, outputs: Sequence[fx.Node], segments: 
     names = [node.name for node in flow.part.inputs if node.name in flow.inputs]
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     graph.output(tuple(outputs))
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node.meta.get("kept", False))
     cuts = {name: cut for name, cut in flow.cuts.items() if placeholders[name].users}
     _arrange(graph, placeholders, ["team", *names, *cuts])
     program = fx.GraphModule(root, graph)

@@ -275,6 +275,8 @@ def _flow(
             continue
         kind = layers[layer].kind if layer >= 0 else None
         values[node], reason = run(flow, node, values, layer, kind)
+        if not node.users:  # what a model computes and does not use costs as much
+            _keep(values[node])
         if reason and layer >= 0 and layers[layer].flops:
             replicated.append(Replicated(layer=layer, reason=reason))
         if kind is OperatorKind.ATTENTION and flow.policy.way == "heads":
@@ -292,6 +294,13 @@ def _flow(
             return f"{flow.members} divides no dimension of {node.name}, of shape {'x'.join(map(str, held.shape))}"
         outputs.append((node, held, placement, flow.place(held, placement)))
     return outputs, replicated
+
+
+def _keep(made: Held | list[Held]) -> None:
+    for held in made if isinstance(made, list) else [made]:
+        for pieces in held.own.values():
+            for piece in pieces:
+                piece.meta["kept"] = True
 
 
 def _tensors(node: fx.Node) -> bool:

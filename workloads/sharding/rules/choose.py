@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from workloads.graph import MATRIX_KINDS, OperatorKind
 from workloads.sharding.flow import Each, Flow, Held
-from workloads.sharding.layout import FULL, PARTIAL, Full, Partial, Placement
+from workloads.sharding.layout import FULL, Full, Partial, Placement
 from workloads.sharding.rules import elementwise, matrix, norms, padding, reductions
 from workloads.sharding.rules.operation import Operation, Option, Rule, call_local, whole
 from workloads.sharding.views import arguments
@@ -35,7 +35,7 @@ def run(
     if rule is None and torch.Tag.pointwise in target.tags:
         rule = elementwise.pointwise
     options = rule(flow, call) if rule is not None and len(call.outputs) == 1 else []
-    options.append(whole(flow, call, _why(flow, call) if rule is not None else ""))
+    options.append(whole(flow, call, _why(flow, call, options) if rule is not None else ""))
     apart = kind in MATRIX_KINDS  # what computes most is cut wherever it can be
 
     def price(option: Option) -> tuple[bool, float]:
@@ -82,8 +82,10 @@ def _operation(node: fx.Node, values: dict[fx.Node, Any], layer: int) -> Operati
     )
 
 
-def _why(flow: Flow, call: Operation) -> str:
-    """Why none of the options of a rule applied."""
+def _why(flow: Flow, call: Operation, options: list[Option]) -> str:
+    """Why a call runs whole on every member although there is a rule."""
+    if options:
+        return f"{call.name} runs whole, which sends less than to cut it"
     sizes = "x".join(map(str, call.shape))
     return f"{flow.members} does not divide what {flow.policy.way} would cut of {call.name} to {sizes}"
 
@@ -106,6 +108,3 @@ def _check(flow: Flow, call: Operation, made: Each, placement: Placement) -> Non
         found = tuple(node.meta["val"].shape)
         if found != tuple(shape):
             raise AssertionError(f"{call.node.name}: a piece of shape {found}, placed as one of {tuple(shape)}")
-
-
-__all__ = ["PARTIAL", "RULES", "run"]
