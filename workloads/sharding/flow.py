@@ -1,33 +1,28 @@
 """The flow of tensors through the members of a split: where each one lies, and what brings it where it is wanted.
 
-One operator call of the segment becomes one call of each member, in a graph of its own. Whatever wants a tensor placed
-otherwise than it lies gets it by a local slice where that is enough, else by a collective, which is recorded.
+Whatever wants a tensor placed otherwise than it lies gets it by a local slice where that is enough, else by a
+collective, which is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, PARTIAL, Cut, Full, Partial, Placement, Shard, even_cut
 from workloads.sharding.lookahead import Lookahead
-from workloads.sharding.program import SegmentPart
-from workloads.sharding.team import halo_bytes, sent_bytes
-from workloads.sharding.views import View
+from workloads.sharding.member_graphs import MemberGraphs
+from workloads.sharding.program import SegmentPart, shape_of
 
 Way = Literal["heads", "channels", "sequence"]
 """By what a segment is split."""
-
-
-class Each(tuple[Any, ...]):
-    """What each member has in one place: nodes of their graphs, or arguments."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,149 +38,27 @@ class Policy:
     seed: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Held:
-    """A tensor of the segment, and the placements in which the members have it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    kind: Literal["made", "input", "weight"] = "made"
-    name: str = ""  # of an input or a weight
-    own: dict[Placement, Each] = field(default_factory=dict)
-    source: Held | None = None
-    view: View | None = None  # of `source`
-    layer: int = -1  # which a view is, where it copies
-    preferred: Shard | None = None  # of a sum still to be done: how to cut it
-
-    @property
-    def root(self) -> Held:
-        """What it is a view of."""
-        held = self
-        while held.source is not None:
-            held = held.source
-        return held
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    def forms(self) -> list[Placement]:
-        """Placements in which it lies, views of the source's included."""
-        found = list(self.own)
-        if self.source is not None and self.view is not None:
-            for placement in self.source.forms():
-                through = self.view.forward(placement) if isinstance(placement, Shard) else placement
-                if through is not None and through not in found:
-                    found.append(through)
-        return found
-
-    @property
-    def free(self) -> bool:
-        """Whether every member has it whole, or can: it is (a view of) a weight, or an input not yet asked for."""
-        root = self.root
-        return FULL in self.forms() or root.kind == "weight" or (root.kind == "input" and not root.own)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Exchange:
-    """A collective: what each member sends, and for which layer; `calls` are the members' nodes."""
-
-    kind: str
-    sent_bytes: tuple[int, ...]
-    layer: int
-    calls: Each
-    source: Held
-
-
-class Flow:
-    """The members' graphs while they are built."""
+class Flow(MemberGraphs):
+    """The members' graphs of a segment's part of a program, and where its tensors lie."""
 
     def __init__(self, part: SegmentPart, members: int, policy: Policy, full_inputs: frozenset[str]) -> None:
-        self.part, self.members, self.policy = part, members, policy
+        super().__init__(members)
+        self.part, self.policy = part, policy
         self.lookahead = Lookahead(part.nodes)
-        self.graphs = [fx.Graph() for _ in range(members)]
-        self.team = Each(graph.placeholder("team") for graph in self.graphs)
-        self.exchanges: list[Exchange] = []
-        self.layer = -1  # that is being placed
         self.cuts: dict[str, tuple[str, Placement]] = {}  # placeholder -> weight and how it is cut
         self.inputs: dict[str, Placement] = {}  # input -> how members get it
         self.orders: dict[str, Tensor] = {}  # index tensors by name
         self._full_inputs = full_inputs
 
-    # --- calls -------------------------------------------------------------------------------------------------------
-
-    def emit(
-        self,
-        target: Any,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        layer: int = -1,
-        counted: Any = None,
-        shapes: Sequence[Sequence[int]] | None = None,
-    ) -> Each:
-        """Call `target` in every member's graph; arguments of type Each are a value for each member.
-
-        `layer` is the one whose work it is, -1 for what only the split needs. What is no operator of torch (it calls
-        the team) is counted as the operator `counted`, and its result has the `shapes` given.
-        """
-        calls = []
-        for member, graph in enumerate(self.graphs):
-            mine = [_of_member(value, member) for value in args]
-            named = {name: _of_member(value, member) for name, value in (kwargs or {}).items()}
-            node = graph.call_function(target, tuple(mine), named)
-            if shapes is None:
-                with torch.no_grad():
-                    made = target(*map(_meta, mine), **{name: _meta(value) for name, value in named.items()})
-            else:
-                first = next(value for value in mine if isinstance(value, fx.Node) and "val" in value.meta)
-                made = torch.empty(shapes[member], dtype=first.meta["val"].dtype, device="meta")
-            node.meta.update(val=made, layer=layer, counted=counted)
-            calls.append(node)
-        return Each(calls)
-
-    def exchange(
-        self, kind: str, pieces: Each, arguments: tuple[int, ...], shapes: Sequence[Sequence[int]], source: Held
-    ) -> Each:
-        """Call a collective of the team; `shapes` are those of the results."""
-        calls, sent = [], []
-        for member, (graph, piece, shape) in enumerate(zip(self.graphs, pieces, shapes, strict=True)):
-            node = graph.call_method(kind, (self.team[member], piece, *arguments))
-            given: Tensor = piece.meta["val"]
-            node.meta.update(val=torch.empty(tuple(shape), dtype=given.dtype, device="meta"), layer=-1)
-            calls.append(node)
-            size = given.element_size()
-            if kind == "halo":
-                dim, before, after = arguments
-                index = given.numel() // given.shape[dim] * size
-                sent.append(halo_bytes(index, before, after, member, self.members))
-            else:
-                sent.append(sent_bytes(kind, given.numel(), size, self.members))
-        made = Each(calls)
-        self.exchanges.append(
-            Exchange(kind=kind, sent_bytes=tuple(sent), layer=self.layer, calls=made, source=source)
-        )
-        return made
-
-    def note_exchange(self, kind: str, elements: int, itemsize: int, calls: Each, source: Held) -> None:
-        """Record a collective that runs inside a call."""
-        sent = sent_bytes(kind, elements, itemsize, self.members)
-        self.exchanges.append(
-            Exchange(kind=kind, sent_bytes=(sent,) * self.members, layer=self.layer, calls=calls, source=source)
-        )
-
     # --- where a tensor lies -----------------------------------------------------------------------------------------
 
     def weight(self, node: fx.Node, name: str) -> Held:
         """A parameter, buffer or constant."""
-        value = node.meta["val"]
-        return Held(shape=_shape(value), dtype=value.dtype, kind="weight", name=name)
+        return Held(shape=shape_of(node), dtype=node.meta["val"].dtype, kind="weight", name=name)
 
     def input(self, node: fx.Node) -> Held:
         """A tensor that the segment reads."""
-        value = node.meta["val"]
-        return Held(shape=_shape(value), dtype=value.dtype, kind="input", name=node.name)
+        return Held(shape=shape_of(node), dtype=node.meta["val"].dtype, kind="input", name=node.name)
 
     def cost(self, held: Held, want: Placement) -> int:
         """Bytes that a member sends, about, to have the tensor placed so."""
@@ -242,36 +115,19 @@ class Flow:
         number = len(self.cuts)
         name = f"weight_{number}"
         self.cuts[name] = held.name, want
-        return self._placeholders(name, held, want)
+        return self.placeholders(name, held, want)
 
     def _take_input(self, held: Held, want: Placement) -> Each | None:
         """Give every member its slice of an input, or all of it; None where it gets all and cuts it itself."""
         sliced = isinstance(want, Shard) and want.cut.even and want.cut.bounds is not None
         if not sliced or held.name in self._full_inputs:
             self.inputs[held.name] = FULL
-            held.own[FULL] = self._placeholders(held.name, held, FULL)
+            held.own[FULL] = self.placeholders(held.name, held, FULL)
             return held.own[FULL] if want == FULL else None
         self.inputs[held.name] = want
-        return self._placeholders(held.name, held, want)
+        return self.placeholders(held.name, held, want)
 
-    def _placeholders(self, name: str, held: Held, placement: Placement) -> Each:
-        made = []
-        for graph, shape in zip(self.graphs, self.shapes(held.shape, placement), strict=True):
-            with graph.inserting_after(_last_placeholder(graph)):
-                node = graph.placeholder(name)
-            node.meta["val"] = torch.empty(shape, dtype=held.dtype, device="meta")
-            made.append(node)
-        return Each(made)
-
-    def shapes(self, shape: Sequence[int], placement: Placement) -> list[list[int]]:
-        """Shape of each member's piece."""
-        shapes = [list(shape) for _ in range(self.members)]
-        if isinstance(placement, Shard):
-            for mine, length in zip(shapes, placement.cut.lengths, strict=True):
-                mine[placement.dim] = length
-        return shapes
-
-    # --- from one placement to another ---------------------------------------------------------------------------------
+    # --- from one placement to another -------------------------------------------------------------------------------
 
     def _convert(self, held: Held, want: Placement) -> Each:
         forms = held.forms()
@@ -280,7 +136,11 @@ class Flow:
             return self.sliced(self.place(held, FULL), want)
         if isinstance(want, Shard):
             for form in forms:
-                if isinstance(form, Shard) and form.dim == want.dim and (moved := _moved(form.cut, want.cut)) is not None:
+                if (
+                    isinstance(form, Shard)
+                    and form.dim == want.dim
+                    and (moved := _moved(form.cut, want.cut)) is not None
+                ):
                     return self._rebound(held, form, want, moved)
         form = next((form for form in forms if isinstance(form, Shard)), forms[0])
         pieces = self.place(held, form)
@@ -339,11 +199,11 @@ class Flow:
             return pieces
         return self._taken(pieces, dim, np.argsort(cut.order))
 
-    def _taken(self, pieces: Each, dim: int, order: np.ndarray[Any, np.dtype[np.int64]]) -> Each:
+    def _taken(self, pieces: Each, dim: int, order: NDArray[np.int64]) -> Each:
         index = Each(self._order(member, order) for member in range(self.members))
         return self.emit(torch.ops.aten.index_select.default, [pieces, dim, index])
 
-    def _order(self, member: int, order: np.ndarray[Any, np.dtype[np.int64]]) -> fx.Node:
+    def _order(self, member: int, order: NDArray[np.int64]) -> fx.Node:
         """An index tensor of a member."""
         name = f"order_{len(self.orders)}"
         self.orders[name] = torch.from_numpy(np.ascontiguousarray(order))
@@ -360,16 +220,18 @@ class Flow:
         size = held.shape[dim]
         inside = [(min(max(a, 0), size), max(min(b, size), 0)) for a, b in wanted]
         form = next((f for f in held.forms() if isinstance(f, Shard) and f.dim == dim and f.cut.bounds), None)
-        if form is None or FULL in held.forms():
-            if not held.forms() and (cut := even_cut(size, self.members)) is not None and not self.asked_full(held):
-                form = Shard(dim, cut)
-                self.place(held, form)
+        cut = even_cut(size, self.members)
+        if not held.forms() and cut is not None and not self.asked_full(held):
+            form = Shard(dim, cut)
+            self.place(held, form)
         if form is not None and FULL not in held.forms():
             bounds = form.cut.bounds
             assert bounds is not None
             before = max(max(start - a, 0) for start, (a, _) in zip(bounds[1:-1], inside[1:], strict=True))
             after = max(max(b - end, 0) for end, (_, b) in zip(bounds[1:-1], inside[:-1], strict=True))
-            reach = all(a >= s - before and b <= e + after for (a, b), s, e in zip(inside, bounds, bounds[1:], strict=False))
+            reach = all(
+                a >= s - before and b <= e + after for (a, b), s, e in zip(inside, bounds, bounds[1:], strict=False)
+            )
             if reach and max(before, after) <= min(form.cut.lengths):
                 pieces = self._overlapping(held, form, before, after, inside)
                 return pieces, inside
@@ -381,9 +243,7 @@ class Flow:
         """Whether an input has to come whole."""
         return held.root.kind != "input" or held.root.name in self._full_inputs
 
-    def _overlapping(
-        self, held: Held, form: Shard, before: int, after: int, inside: Sequence[tuple[int, int]]
-    ) -> Each:
+    def _overlapping(self, held: Held, form: Shard, before: int, after: int, inside: Sequence[tuple[int, int]]) -> Each:
         bounds = form.cut.bounds
         assert bounds is not None
         pieces = self.place(held, form)
@@ -402,38 +262,9 @@ class Flow:
 
 
 def _moved(old: Cut, new: Cut) -> tuple[int, int] | None:
-    """How far members reach into the one before and the next, where runs are cut otherwise; None where that is too far."""
+    """How far members reach into the one before and the next where runs are cut anew; None where that is too far."""
     if old.bounds is None or new.bounds is None or old.size != new.size:
         return None
     pairs = list(zip(old.bounds[1:-1], new.bounds[1:-1], strict=True))
     before, after = max(max(o - n, 0) for o, n in pairs), max(max(n - o, 0) for o, n in pairs)
     return (before, after) if max(before, after) <= min(old.lengths) else None
-
-
-def _of_member(value: Any, member: int) -> Any:
-    """The argument of one member."""
-    if isinstance(value, Each):
-        return value[member]
-    if isinstance(value, list | tuple):
-        return [_of_member(item, member) for item in value]
-    return value
-
-
-def _meta(value: Any) -> Any:
-    """An argument for a call that computes nothing."""
-    if isinstance(value, fx.Node):
-        return value.meta["val"]
-    if isinstance(value, list | tuple):
-        return [_meta(item) for item in value]
-    return torch.device("meta") if isinstance(value, torch.device) else value
-
-
-def _shape(value: Tensor) -> tuple[int, ...]:
-    return tuple(int(size) for size in value.shape)
-
-
-def _last_placeholder(graph: fx.Graph) -> fx.Node:
-    return [node for node in graph.nodes if node.op == "placeholder"][-1]
-
-
-Emitter = Callable[..., Each]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,20 +78,19 @@ Placement = Full | Partial | Shard
 FULL, PARTIAL = Full(), Partial()
 
 
-@cache
+@lru_cache(maxsize=256)
 def even_cut(size: int, members: int) -> Cut | None:
     """Equal runs, None where `members` does not divide `size`."""
     return None if size % members or not size else run_cut(tuple(g * size // members for g in range(members + 1)))
 
 
-@cache
+@lru_cache(maxsize=256)
 def run_cut(bounds: tuple[int, ...]) -> Cut:
     """Runs between `bounds` [members + 1], which start at 0."""
-    edges = zip(bounds[:-1], bounds[1:], strict=True)
-    return Cut(bounds[-1], tuple(np.arange(start, end) for start, end in edges))
+    return Cut(bounds[-1], tuple(np.arange(start, end) for start, end in pairwise(bounds)))
 
 
-@cache
+@lru_cache(maxsize=256)
 def parts_cut(parts: tuple[int, ...], members: int, granule: int = 1, seed: int | None = None) -> Cut | None:
     """Cut each of consecutive `parts` of a dimension evenly: a member holds its share of every part.
 
@@ -154,9 +154,7 @@ def through_view(old: Sequence[int], shard: Shard, new: Sequence[int]) -> Shard 
     """
     if 0 in old:
         return None
-    for ours, theirs in groups_of(old, new):
-        if shard.dim in ours:
-            break
+    ours, theirs = next(pair for pair in groups_of(old, new) if shard.dim in pair[0])
     outer, inner = math.prod(old[ours.start : shard.dim]), math.prod(old[shard.dim + 1 : ours.stop])
     for dim in theirs:
         size = new[dim]

@@ -9,13 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from workloads.sharding.layout import groups_of
-from workloads.sharding.views import Expand, Narrow, Permute, Reshape, Select, View, arguments, is_list_of_views, view_of
+from workloads.sharding.views import (
+    Expand,
+    Narrow,
+    Parts,
+    Permute,
+    Reshape,
+    Select,
+    View,
+    arguments,
+    is_list_of_views,
+    view_of,
+)
 
 Role = Literal["channel", "sequence", ""]
 
@@ -28,7 +40,7 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpos
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What the readers of a dimension ask of a cut: it cuts each of `parts` alike and leaves runs of `granule` whole."""
+    """What the readers of a dimension ask: a cut of each of `parts` alike that leaves runs of `granule` whole."""
 
     parts: tuple[int, ...]
     granule: int = 1
@@ -77,9 +89,7 @@ class Lookahead:
             return self._items(node, dim, [(user, found[1])], depth)
         return [self._operator(node, dim, user, depth)]
 
-    def _items(
-        self, node: fx.Node, dim: int, items: list[tuple[fx.Node, View]], depth: int
-    ) -> list[Fate | None]:
+    def _items(self, node: fx.Node, dim: int, items: list[tuple[fx.Node, View]], depth: int) -> list[Fate | None]:
         """What the readers of views ask of their source; parts of it that views cut out are cut alike."""
         edges = {0, _size(node, dim)}
         asked: list[Fate | None] = []
@@ -95,7 +105,7 @@ class Lookahead:
                     asked.append(self._viewed(node, dim, item, view, depth))
         if len(edges) > 2:
             bounds = sorted(edges)
-            parts = tuple(end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True))
+            parts = tuple(end - start for start, end in pairwise(bounds))
             asked.append(Fate(parts=parts))
         return asked
 
@@ -109,6 +119,8 @@ class Lookahead:
                 return self.fate(item, dim + len(view.new) - len(view.old), depth)
             case Reshape():
                 return self._reshaped(node, dim, item, view, depth)
+            case Parts() if dim >= view.rank:
+                return None
             case _:
                 return self.fate(item, dim, depth)
 
@@ -167,7 +179,9 @@ class Lookahead:
             return Fate(parts=later.parts, granule=granule, role=role)
         if name == "layer_norm":
             inside = dim >= rank - len(call["normalized_shape"])
-            return _with_role(self.fate(user, dim, depth), "channel" if inside else "sequence" if dim == rank - 2 else "")
+            return _with_role(
+                self.fate(user, dim, depth), "channel" if inside else "sequence" if dim == rank - 2 else ""
+            )
         if name in ("softmax", "_softmax", "log_softmax") and call["dim"] % rank == dim:
             return None
         out = user.meta["val"].shape
@@ -178,9 +192,7 @@ class Lookahead:
             return self.fate(user, dim, depth)
         return whole
 
-    def _convolution(
-        self, call: Mapping[str, Any], whole: Fate, user: fx.Node, dim: int, depth: int
-    ) -> Fate | None:
+    def _convolution(self, call: Mapping[str, Any], whole: Fate, user: fx.Node, dim: int, depth: int) -> Fate | None:
         if dim > 1:
             return _with_role(whole, "sequence")
         if dim == 0 or call["groups"] == 1:
@@ -190,7 +202,7 @@ class Lookahead:
         if later is None:
             return Fate(parts=whole.parts, granule=per_group, role="channel")
         made = _size(user, 1) // call["groups"]
-        if any(part % made for part in later.parts) or later.granule % made and later.granule != 1:
+        if any(part % made for part in later.parts) or (later.granule % made and later.granule != 1):
             return Fate(parts=whole.parts, granule=per_group, role="channel")
         parts = tuple(part // made * per_group for part in later.parts)
         return Fate(parts=parts, granule=max(later.granule // made, 1) * per_group, role="channel")

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from workloads.calls import Call, Count
 from workloads.dataflow import Walker, _resolve
-from workloads.graph import WorkloadGraph
-from workloads.precision import scaled
+from workloads.graph import Layer, WorkloadGraph
+from workloads.memory import peak_memory
 from workloads.segments import SegmentGraph
 from workloads.sharding.flow import Flow
 from workloads.sharding.layout import Full, Placement, Shard
 from workloads.sharding.team import Team
-from workloads.traffic import live_bytes, segment_reads
-from workloads.values import Storage, Value, view_of
+from workloads.values import Storage, Value, view_of, what_is_read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +69,7 @@ class _MemberWalker(Walker):
     def __init__(self) -> None:
         super().__init__()
         self.origins: list[int] = []
+        self.traffic: dict[tuple[int, int], int] = {}  # producer and consumer -> bytes
 
     def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], scope: tuple[str, str]) -> Any:
         if node.op == "call_method":
@@ -80,9 +81,13 @@ class _MemberWalker(Walker):
             return self._operator(node, counted, args, {}, values, scope)
         return super()._call(node, values, scope)
 
-    def _layer(self, node: Any, *rest: Any) -> Any:
+    def _layer(self, node: Any, name: str, figures: Count, call: Call | None, inputs: list[Value], *rest: Any) -> Any:
+        for storage, nbytes in what_is_read(inputs)[1].items():
+            if storage.producer is not None and nbytes:
+                pair = storage.producer, len(self.layers)
+                self.traffic[pair] = self.traffic.get(pair, 0) + nbytes
         self.origins.append(node.meta["layer"])
-        return super()._layer(node, *rest)
+        return super()._layer(node, name, figures, call, inputs, *rest)
 
 
 def build_member(flow: Flow, number: int, outputs: Sequence[fx.Node], segments: SegmentGraph) -> Member:
@@ -110,15 +115,15 @@ def build_member(flow: Flow, number: int, outputs: Sequence[fx.Node], segments: 
         held.append(view_of(tensor, Storage(size, weight=f"{weight} ({name})", trainable=False)))
         pieces.append(_piece(weight, placement, number))
     walker.walk(program, held)
-    edges = sorted(walker.edges)
+    edges = sorted(walker.traffic)
     whole = segments.graph
     mine = WorkloadGraph(
         name=f"{whole.name}, segment {flow.part.segment}, member {number}",
         layers=tuple(walker.layers),
         edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
-        edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
+        edge_bytes=np.array([walker.traffic[edge] for edge in edges], dtype=np.int64),
         parameters=0,
-        weight_bytes=sum(value.nbytes for value in held if isinstance(value, Value) and value.storage.weight),
+        weight_bytes=_resident(walker.layers),
         input_shapes=tuple(value.shape for value in held if isinstance(value, Value) and not value.storage.weight),
         batch=whole.batch,
         aliases=dict(sorted(walker.aliases.items())),
@@ -132,7 +137,7 @@ def build_member(flow: Flow, number: int, outputs: Sequence[fx.Node], segments: 
         graph=mine,
         layer_of=np.array(walker.origins, dtype=np.int64),
         weight_bytes=mine.weight_bytes,
-        workspace_bytes=_workspace(mine),
+        workspace_bytes=peak_memory(mine).activation_bytes,
     )
 
 
@@ -156,11 +161,10 @@ def _piece(weight: str, placement: Placement, number: int) -> WeightPiece:
     return WeightPiece(name=weight, dim=placement.dim, indices=placement.cut.pieces[number])
 
 
-def _workspace(graph: WorkloadGraph) -> int:
-    """Peak of the activations that are live while the member runs its layers in order."""
-    if not graph.layers:
-        return 0
-    together = np.zeros(len(graph.layers), np.int64)
-    sized = scaled(graph, max(layer.float_bytes for layer in graph.layers) or 4)
-    reads = segment_reads(graph.edges, sized.edge_bytes, sized.rows["output_bytes"], together)
-    return round(float(live_bytes(reads, sized.rows["output_bytes"], sized.external_bytes, together).max()))
+def _resident(layers: Sequence[Layer]) -> int:
+    """Bytes of the weights, and of the index tensors of permutations, that the layers read."""
+    ends: dict[str, int] = {}
+    for layer in layers:
+        for name, (_, end) in layer.weights.items():
+            ends[name] = max(ends.get(name, 0), end)
+    return sum(ends.values())

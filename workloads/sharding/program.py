@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,8 @@ FLAT_HINT = "export it so that it calls operators only: program.run_decompositio
 class SegmentPart:
     """The part of an exported program that computes one segment.
 
-    `nodes` are its operator calls in order: its layers, and the views that lead from `inputs` to them (a view belongs to
-    whoever reads it). `inputs` are tensors that layers of other segments made, or inputs of the model; `outputs` are
+    `nodes` are its operator calls in order: its layers, and the views that lead from `inputs` to them (a view belongs
+    to whoever reads it). `inputs` are tensors that layers of other segments made, or inputs of the model; `outputs` are
     tensors made here that another segment or the model's answer reads, through whatever views. `weights` are
     placeholders of parameters, buffers and constants, by their names in the program. `layers` maps calls to layers.
     """
@@ -114,6 +113,11 @@ def segment_parts(program: ExportedProgram, segments: SegmentGraph) -> tuple[Seg
     return tuple(parts)
 
 
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the tensor that a call returns."""
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
 def _is_item(node: fx.Node) -> bool:
     return getattr(node.target, "__name__", "") == "getitem"
 
@@ -147,9 +151,3 @@ def _read_elsewhere(graph: fx.Graph, home: dict[fx.Node, int]) -> set[fx.Node]:
             if user not in home:
                 waiting.extend(user.users)
     return found
-
-
-def tensors_of(program: ExportedProgram, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return parameters, buffers and constants of the program by name."""
-    held = {**program.constants, **program.state_dict}
-    return {name: held[name] for name in names}

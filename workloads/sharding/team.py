@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -37,7 +37,7 @@ class Team(Protocol):
         ...
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Return the sum of all tensors: a reduce_scatter of the flat tensor, filled up to even parts, and an all_gather.
+        """Return the sum of all: a reduce_scatter of the flat tensor, filled up to even parts, and an all_gather.
 
         Sends 2 (members - 1) parts of ceil(elements / members) values.
         """
@@ -159,4 +159,3 @@ def run_together(
     if failures:
         raise failures[0]
     return results, [team.sent for team in teams]
-

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from workloads.sharding.layout import Cut, Placement, Shard, through_view
+from workloads.sharding.program import shape_of
 
 Local = tuple[Any, list[tuple[Any, ...]]]
 """Operator, and for each member its arguments behind the tensor."""
@@ -149,7 +151,7 @@ class Narrow:
                 arguments.append((self.dim, int(held[0]), int(held[-1]) + 1, step))
         return torch.ops.aten.slice.Tensor, arguments
 
-    def _held(self, piece: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _held(self, piece: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions in a member's piece that the view keeps."""
         inside = (piece >= self.start) & (piece < self.stop) & ((piece - self.start) % self.step == 0)
         return np.flatnonzero(inside)
@@ -177,7 +179,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Real and imaginary part as a last dimension (`operator` is view_as_real), or back: `rank` is the complex one's."""
+    """Real and imaginary part as a last dimension (view_as_real), or back; `rank` is that of the complex tensor."""
 
     operator: Any
     rank: int
@@ -230,42 +232,38 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return bound | {a.name: value for a, value in zip(schema, node.args, strict=False)}
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(int(size) for size in node.meta["val"].shape)
-
-
 def _reshape(node: fx.Node, source: fx.Node) -> View:
-    return Reshape(_shape(source), _shape(node))
+    return Reshape(shape_of(source), shape_of(node))
 
 
 def _expand(node: fx.Node, source: fx.Node) -> View:
-    return Expand(_shape(source), _shape(node))
+    return Expand(shape_of(source), shape_of(node))
 
 
 def _permute(node: fx.Node, source: fx.Node) -> View:
     """Of any operator that permutes: what it does to a tensor of distinct strides."""
-    rank = len(_shape(source))
+    rank = len(shape_of(source))
     probe = torch.empty_strided(tuple(range(2, rank + 2)), tuple(range(1, rank + 1)), device="meta")
     moved = node.target(probe, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     return Permute(tuple(stride - 1 for stride in moved.stride()))
 
 
 def _slice(node: fx.Node, source: fx.Node) -> View:
-    call, shape = arguments(node), _shape(source)
+    call, shape = arguments(node), shape_of(source)
     dim = call["dim"] % len(shape)
     start, stop, step = slice(call["start"], call["end"], call["step"]).indices(shape[dim])
     return Narrow(dim, start, stop, step)
 
 
 def _narrow(node: fx.Node, source: fx.Node) -> View:
-    call, shape = arguments(node), _shape(source)
+    call, shape = arguments(node), shape_of(source)
     dim = call["dim"] % len(shape)
     start = int(call["start"]) % shape[dim] if shape[dim] else 0
     return Narrow(dim, start, start + int(call["length"]))
 
 
 def _select(node: fx.Node, source: fx.Node) -> View:
-    call, shape = arguments(node), _shape(source)
+    call, shape = arguments(node), shape_of(source)
     dim = call["dim"] % len(shape)
     return Select(dim, call["index"] % shape[dim])
 
@@ -273,7 +271,7 @@ def _select(node: fx.Node, source: fx.Node) -> View:
 def _unbound(node: fx.Node, index: int) -> tuple[fx.Node, View]:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    shape, call = _shape(source), arguments(node)
+    shape, call = shape_of(source), arguments(node)
     dim = call["dim"] % len(shape)
     return source, Select(dim, index % shape[dim])
 
@@ -281,7 +279,7 @@ def _unbound(node: fx.Node, index: int) -> tuple[fx.Node, View]:
 def _chunk(node: fx.Node, index: int) -> tuple[fx.Node, View]:
     source, call = node.args[0], arguments(node)
     assert isinstance(source, fx.Node)
-    dim = call["dim"] % len(_shape(source))
+    dim = call["dim"] % len(shape_of(source))
     sizes = [int(item.shape[dim]) for item in node.meta["val"]]
     index %= len(sizes)
     start = sum(sizes[:index])
@@ -289,7 +287,7 @@ def _chunk(node: fx.Node, index: int) -> tuple[fx.Node, View]:
 
 
 def _parts(node: fx.Node, source: fx.Node) -> View:
-    return Parts(node.target, min(len(_shape(node)), len(_shape(source))))
+    return Parts(node.target, min(len(shape_of(node)), len(shape_of(source))))
 
 
 _VIEWS: dict[str, Callable[[fx.Node, fx.Node], View]] = {

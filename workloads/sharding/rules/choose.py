@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from workloads.graph import MATRIX_KINDS, OperatorKind
-from workloads.sharding.flow import Each, Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, Full, Partial, Placement
 from workloads.sharding.rules import elementwise, matrix, norms, padding, reductions
 from workloads.sharding.rules.operation import Operation, Option, Rule, call_local, whole
@@ -49,17 +50,15 @@ def run(
 
     best = min(options, key=price)
     pieces = [
-        Each() if want is None else flow.place(held, want)
-        for held, want in zip(call.operands, best.wants, strict=True)
+        Each() if want is None else flow.place(held, want) for held, want in zip(call.operands, best.wants, strict=True)
     ]
     made = best.run(flow, call, pieces) if best.run is not None else call_local(flow, call, pieces, best.changes)
-    reason = best.reason if isinstance(best.out, Full) else ""
     if len(call.outputs) > 1:
-        return _several(flow, call, made), reason
+        return _several(flow, call, made), best.reason
     held = Held(shape=call.shape, dtype=call.outputs[0].dtype, preferred=best.preferred)
     held.own[best.out] = made
     _check(flow, call, made, best.out)
-    return held, reason
+    return held, best.reason
 
 
 def _operation(node: fx.Node, values: dict[fx.Node, Any], layer: int) -> Operation:

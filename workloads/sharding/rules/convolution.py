@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from workloads.sharding.flow import Each, Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, PARTIAL, Cut, Placement, Shard, even_cut, parts_cut, run_cut
 from workloads.sharding.rules.operation import Operation, Option, call_local, channel_cut, shards_of
 from workloads.sharding.views import Narrow, view_of
@@ -98,7 +100,7 @@ def _by_groups(flow: Flow, call: Operation) -> list[Option]:
     return found
 
 
-def _groups_held(cut: Cut, size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]] | None:
+def _groups_held(cut: Cut, size: int) -> list[NDArray[np.int64]] | None:
     """Numbers of the groups of `size` channels that each member holds, None where it holds parts of one."""
     numbers = []
     for piece in cut.pieces:
@@ -111,9 +113,7 @@ def _groups_held(cut: Cut, size: int) -> list[np.ndarray[Any, np.dtype[np.int64]
     return numbers
 
 
-def _group_option(
-    call: Operation, cut: Cut, numbers: Sequence[np.ndarray[Any, np.dtype[np.int64]]], read: int, made: int
-) -> Option:
+def _group_option(call: Operation, cut: Cut, numbers: Sequence[NDArray[np.int64]], read: int, made: int) -> Option:
     pieces = tuple((mine[:, None] * made + np.arange(made)).ravel() for mine in numbers)
     out = Cut(call.shape[1], pieces)
     weight = Shard(0, cut if _transposed(call) else out)
@@ -160,7 +160,7 @@ def _own_cut(forms: Sequence[Shard], dim: int) -> Cut | None:
 
 
 def _out_bounds(flow: Flow, call: Operation, dim: int) -> tuple[int, ...] | None:
-    """Where each member's run of the result begins and ends: even ones, where a view cuts the ends off, of that view."""
+    """Where the members' runs of the result begin and end: even ones, where a view cuts the ends off, of that view."""
     size, members = call.shape[dim], flow.members
     start, stop = _kept(flow, call, dim)
     if (stop - start) % members == 0:
@@ -184,7 +184,11 @@ def _kept(flow: Flow, call: Operation, dim: int) -> tuple[int, int]:
         found = view_of(users[0])
         if found is not None:
             view = found[1]
-            return (view.start, view.stop) if isinstance(view, Narrow) and view.dim == dim and view.step == 1 else (0, size)
+            return (
+                (view.start, view.stop)
+                if isinstance(view, Narrow) and view.dim == dim and view.step == 1
+                else (0, size)
+            )
         target = users[0].target
         if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags:
             break
@@ -200,11 +204,12 @@ def _windows(call: Operation, dim: int, bounds: Sequence[int]) -> list[tuple[int
     kernel = call.held("weight").shape[dim]
     stride, padding, dilation = (_each(call.arguments[name], axes)[axis] for name in ("stride", "padding", "dilation"))
     spread = dilation * (kernel - 1)
-    runs = zip(bounds[:-1], bounds[1:], strict=True)
+    runs = pairwise(bounds)
     if not _transposed(call):
         return [(a * stride - padding, (b - 1) * stride - padding + spread + 1) for a, b in runs]
     return [
-        (min(-((spread - padding - a) // stride), (a + padding) // stride), (b - 1 + padding) // stride + 1) for a, b in runs
+        (min(-((spread - padding - a) // stride), (a + padding) // stride), (b - 1 + padding) // stride + 1)
+        for a, b in runs
     ]
 
 
@@ -231,11 +236,13 @@ def _run_windows(
         return call_local(flow, call, [held, *pieces[1:]], {"padding": padding})
     stride, spread = sizes["stride"][axis], sizes["dilation"][axis] * (call.held("weight").shape[dim] - 1)
     starts, extra = [], []
-    for (a, b), (low, high) in zip(zip(bounds[:-1], bounds[1:], strict=True), inside, strict=True):
+    for (a, b), (low, high) in zip(pairwise(bounds), inside, strict=True):
         first = a + sizes["padding"][axis] - low * stride
         starts.append(first)
         extra.append(max(first + (b - a) - ((high - low - 1) * stride + spread + 1), 0))
-    output_padding = Each([*sizes["output_padding"][:axis], more, *sizes["output_padding"][axis + 1 :]] for more in extra)
+    output_padding = Each(
+        [*sizes["output_padding"][:axis], more, *sizes["output_padding"][axis + 1 :]] for more in extra
+    )
     made = call_local(flow, call, [held, *pieces[1:]], {"padding": padding, "output_padding": output_padding})
     stops = Each(s + b - a for s, a, b in zip(starts, bounds[:-1], bounds[1:], strict=True))
     return flow.emit(torch.ops.aten.slice.Tensor, [made, dim, Each(starts), stops])

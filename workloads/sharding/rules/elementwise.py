@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workloads.sharding.flow import Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Held
 from workloads.sharding.layout import FULL, PARTIAL, Cut, Placement, Shard, joined_cut, parts_cut
 from workloads.sharding.rules.operation import Operation, Option, Rule, preferred_of, seeds, shards_of
 
@@ -45,7 +46,8 @@ def _sums(flow: Flow, call: Operation) -> list[Option]:
     if call.name in ("add", "sub") and len(call.operands) == 1:
         return []
     preferred = next((p for held in call.operands if (p := preferred_of(held)) is not None), None)
-    return [Option(wants=(PARTIAL,) * len(partial), out=PARTIAL, preferred=preferred)]
+    reason = "every member runs it on its own part of a sum, of the whole shape"
+    return [Option(wants=(PARTIAL,) * len(partial), out=PARTIAL, preferred=preferred, reason=reason)]
 
 
 def prelu(flow: Flow, call: Operation) -> list[Option]:
@@ -136,7 +138,7 @@ def cat(flow: Flow, call: Operation) -> list[Option]:
 def stack(flow: Flow, call: Operation) -> list[Option]:
     """Cut along any dimension but the new one."""
     dim = call.arguments["dim"] % len(call.shape)
-    found = []
+    found: list[Option] = []
     for held in call.operands:
         for shard in shards_of(flow, held):
             out = Shard(shard.dim + (shard.dim >= dim), shard.cut)

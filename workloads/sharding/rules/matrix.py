@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workloads.sharding.flow import Each, Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, PARTIAL, Cut, Placement, Shard, parts_cut
 from workloads.sharding.rules.convolution import convolution
 from workloads.sharding.rules.operation import (

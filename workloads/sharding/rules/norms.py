@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.sharding.flow import Each, Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, Placement, Shard
 from workloads.sharding.rules.operation import Operation, Option, Rule, seeds, shards_of
 from workloads.sharding.team import Team, sent_bytes
 
 
-def _standardised(team: Team, x: Tensor, dims: Sequence[int], count: int, eps: float) -> Tensor:
+def _standardised(team: Team, x: Tensor, dims: list[int], count: int, eps: float) -> Tensor:
     """`x` less its mean over `dims`, over its deviation, where these hold `count` values on all members together."""
     mean = team.all_reduce(x.sum(dims, keepdim=True)) / count
     centred = x - mean
@@ -30,7 +31,7 @@ def team_layer_norm(
     team: Team, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, count: int
 ) -> Tensor:
     """Layer norm over the last dimensions, of which each member holds a piece, `count` values in all."""
-    out = _standardised(team, x, tuple(range(-len(shape), 0)), count, eps)
+    out = _standardised(team, x, list(range(-len(shape), 0)), count, eps)
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
 
@@ -40,7 +41,7 @@ def team_group_norm(
 ) -> Tensor:
     """Group norm of [B, C, ...] where each member holds a piece of every group, `count` values of a group in all."""
     grouped = x.reshape(x.shape[0], groups, -1)
-    out = _standardised(team, grouped, (-1,), count, eps).reshape(x.shape)
+    out = _standardised(team, grouped, [-1], count, eps).reshape(x.shape)
     lead = (1, -1, *(1 for _ in x.shape[2:]))
     out = out if weight is None else out * weight.reshape(lead)
     return out if bias is None else out + bias.reshape(lead)
@@ -106,9 +107,7 @@ def _run_layer_norm(flow: Flow, call: Operation, pieces: Sequence[Each]) -> Each
 
 def _noted(flow: Flow, call: Operation, made: Each, groups: int | None) -> Each:
     for _ in range(2):
-        flow.note_exchange(
-            "all_reduce", _means(call, groups), call.outputs[0].dtype.itemsize, made, call.operands[0]
-        )
+        flow.note_exchange("all_reduce", _means(call, groups), call.outputs[0].dtype.itemsize, made, call.operands[0])
     return made
 
 
@@ -224,4 +223,3 @@ RULES: dict[str, Rule] = {
     "batch_norm": per_channel,
     "instance_norm": instance_norm,
 }
-

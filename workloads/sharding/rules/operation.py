@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from workloads.sharding.flow import Each, Flow, Held
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each, Held
 from workloads.sharding.layout import FULL, Cut, Placement, Shard, even_cut, parts_cut
 
 

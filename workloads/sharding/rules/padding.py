@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from workloads.sharding.flow import Each, Flow
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each
 from workloads.sharding.layout import Shard, run_cut
 from workloads.sharding.rules.operation import Operation, Option, Rule, seeds, shards_of
 

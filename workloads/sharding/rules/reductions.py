@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workloads.sharding.flow import Each, Flow
+from workloads.sharding.flow import Flow
+from workloads.sharding.held import Each
 from workloads.sharding.layout import FULL, PARTIAL, Shard, parts_cut
 from workloads.sharding.rules.operation import Operation, Option, Rule, call_local, seeds, shards_of
 from workloads.sharding.team import Team, sent_bytes
@@ -80,7 +81,7 @@ def mean(flow: Flow, call: Operation) -> list[Option]:
     return found
 
 
-def team_vector_norm(team: Team, x: Tensor, order: float, dims: Sequence[int], keepdim: bool) -> Tensor:
+def team_vector_norm(team: Team, x: Tensor, order: float, dims: list[int], keepdim: bool) -> Tensor:
     """Root of the sum of squares along dimensions of which each member holds a piece."""
     return team.all_reduce(x.abs().square().sum(dims, keepdim=keepdim)).sqrt()
 
@@ -109,9 +110,7 @@ def _run_vector_norm(flow: Flow, call: Operation, pieces: Sequence[Each]) -> Eac
     return made
 
 
-def team_deviation(
-    team: Team, x: Tensor, dims: Sequence[int], correction: float, keepdim: bool, count: int
-) -> Tensor:
+def team_deviation(team: Team, x: Tensor, dims: list[int], correction: float, keepdim: bool, count: int) -> Tensor:
     """Standard deviation along dimensions of which each member holds a piece, `count` values in all."""
     average = team.all_reduce(x.sum(dims, keepdim=True)) / count
     squares = team.all_reduce((x - average).square().sum(dims, keepdim=True)) / max(count - correction, 0)
