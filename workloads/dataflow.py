@@ -320,9 +320,10 @@ def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     return views[0] if isinstance(node.meta["val"], torch.Tensor) else views
 
 
-def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
+def build_graph(program: ExportedProgram, name: str, walker: Walker | None = None) -> WorkloadGraph:
     """Return the workload graph of an exported program, of which only shapes, dtypes and storages matter.
 
+    A `walker` of one's own sees every layer as it is met.
     Parameters, those that nothing uses included, count once each, however many names they have; `weight_bytes` are
     those of the parameters and buffers that some layer reads.
     """
@@ -330,7 +331,7 @@ def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
     if input_shapes and input_shapes[0][:1] == (0,):
         raise WorkloadError(f"the first input of {name} has shape {input_shapes[0]}", "a batch of at least 1 example")
     used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
-    walker = Walker()
+    walker = walker or Walker()
     walker.walk(program.graph_module, inputs)
     read = {weight for layer in walker.layers for weight in layer.weights}
     edges = sorted(walker.edges)
