@@ -215,6 +215,7 @@ def trace_as(mode: RunMode, module: nn.Module, examples: tuple[Any, ...], *, nam
 
 @contextmanager
 def current_folder_importable() -> Iterator[None]:
+    """Look for modules in the current folder too, as python -m does."""
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:

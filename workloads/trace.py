@@ -107,8 +107,9 @@ def check_arguments(
 
 
 def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> WorkloadGraph:
+    program = export(module, args, kwargs, name)
     with quiet():
-        return build_graph(export(module, args, kwargs, name), name)
+        return build_graph(program, name)
 
 
 def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> ExportedProgram:

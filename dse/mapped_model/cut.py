@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,10 +96,8 @@ def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.in
 
 def charged_bytes(segments: SegmentGraph) -> NDArray[np.int64]:
     """Return what each edge [E] is charged at the traced dtypes: `SegmentGraph.edge_bytes` without rescaling."""
-    graph, of_layer = segments.graph, segments.segment_of_layer
-    outputs = np.array([layer.output_bytes for layer in graph.layers], np.float64)
-    reads = segment_reads(graph.edges, graph.edge_bytes.astype(np.float64), outputs, of_layer)
-    return segment_edges(reads, of_layer)[1].astype(np.int64)
+    of_layer = segments.segment_of_layer
+    return segment_edges(segment_reads(segments.graph.parts, of_layer), of_layer)[1].astype(np.int64)
 
 
 def _nbytes(view: View) -> int:
@@ -107,15 +106,14 @@ def _nbytes(view: View) -> int:
 
 def _check_same_layers(program: LayerProgram, segments: SegmentGraph) -> None:
     ours, theirs = (
-        [(layer.operator, layer.output_shape) for layer in graph.layers] for graph in (program.graph, segments.graph)
+        [f"{layer.operator} {layer.output_shape}" for layer in graph.layers]
+        for graph in (program.graph, segments.graph)
     )
     if ours != theirs:
-        place = next(
-            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(map(len, (ours, theirs)))
-        )
-        shown = [f"{rows[place][0]} {rows[place][1]}" if place < len(rows) else "nothing" for rows in (ours, theirs)]
+        rows = zip_longest(ours, theirs, fillvalue="nothing")
+        place, (mine, other) = next((i, row) for i, row in enumerate(rows) if row[0] != row[1])
         raise DseError(
-            f"the segments are of another model: layer {place} is {shown[1]} there and {shown[0]} in {program.graph.name}",
+            f"the segments are of another model: layer {place} is {other} there and {mine} in {program.graph.name}",
             "trace and segment the model that is to run, on inputs of the same shapes",
         )
 

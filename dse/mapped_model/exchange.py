@@ -16,7 +16,7 @@ from typing import Self
 from dse.errors import DseError
 
 HEADER = struct.Struct("!qq")
-"""Tag and number of payload bytes, before each message; a connection begins with the sender's number in one of these."""
+"""Tag and number of payload bytes, before each message; a connection begins with the sender's number and 0."""
 
 PATIENCE_S = 60.0
 """How long a process is waited for that is to accept a connection."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.layer_program import View
@@ -105,6 +107,12 @@ def as_bytes(tensor: Tensor) -> Tensor:
     dense = tensor.contiguous()
     first, size = dense.storage_offset() * dense.itemsize, dense.numel() * dense.itemsize
     return torch.empty(0, dtype=torch.uint8).set_(dense.untyped_storage(), first, (size,), (1,))
+
+
+def buffer(tensor: Tensor) -> memoryview:
+    """Return the memory of bytes [n] of uint8, not copied."""
+    array: NDArray[np.uint8] = tensor.numpy()
+    return array.data
 
 
 def from_bytes(content: Tensor, view: View) -> Tensor:

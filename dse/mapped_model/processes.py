@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dse.errors import DseError
 from dse.mapped_model.cut import Piece
-from dse.mapped_model.memory import Memory, as_bytes
+from dse.mapped_model.memory import Memory, buffer
 from dse.mapped_model.worker import Failure, Report, work
 from workloads.layer_program import LayerProgram
 
@@ -35,80 +35,84 @@ class Member:
 
 
 class Processes:
-    """One process for each piece; see `started`."""
+    """One process for each piece; see `started`. Every method raises DseError where one of them fails or ends, or the
+    deadline passes."""
 
-    def __init__(self, members: Sequence[Member], end_s: float) -> None:
+    def __init__(self, members: Sequence[Member], deadline_s: float) -> None:
         self._members = members
-        self._of_control = {id(member.control): member for member in members}
-        self._end_s = end_s
+        self._deadline_s = deadline_s
+        self._end = time.monotonic() + deadline_s
 
     def load(self, program: LayerProgram) -> None:
         """Give each process its piece and the bytes that it is given, no more than it reads."""
+        self._answers()
         for member in self._members:
-            self._answers([member])
-            piece = member.piece
-            self._tell(member, piece)
-            for number in piece.given:
-                base, (first, end) = program.base[number], piece.spans[number]
+            self._send(member, member.piece)
+            for number in member.piece.given:
+                base, (first, end) = program.base[number], member.piece.spans[number]
                 whole = Memory({number: (0, program.extents[number])})
                 whole.put(base, program.given[number])
                 everything = whole.tensor(base).untyped_storage()
                 content = torch.empty(0, dtype=torch.uint8).set_(everything, first, (end - first,), (1,))
-                try:
-                    member.control.send_bytes(content.numpy())
-                except OSError:
-                    self._fail(member)
-        self._answers(self._members)
+                self._send(member, buffer(content))
+        self._answers()
 
     def run(self) -> tuple[dict[int, Tensor], list[Report]]:
-        """Let all run; return the model's outputs by their number, and each process's report."""
+        """Let all run; return the model's outputs by their number, and a report of each process."""
         for member in self._members:
-            self._tell(member, None)
+            self._send(member, None)
         outputs: dict[int, Tensor] = {}
-        reports: list[Report] = []
-        for member, report in self._answers(self._members).items():
-            reports.append(report)
-            for number, part in self._members[member].piece.outputs:
-                content = torch.frombuffer(bytearray(self._members[member].control.recv_bytes()), dtype=torch.uint8)
-                outputs[number] = content.view(part.view.dtype).reshape(part.view.shape)
+        reports: list[Report] = self._answers()
+        for member in self._members:
+            for number, part in member.piece.outputs:
+                try:
+                    content = bytearray(member.control.recv_bytes())
+                except (EOFError, OSError):
+                    raise _ended(member) from None
+                view = part.view
+                flat = torch.frombuffer(content, dtype=view.dtype) if content else torch.empty(0, dtype=view.dtype)
+                outputs[number] = flat.reshape(view.shape)
         return outputs, reports
 
-    def _tell(self, member: Member, message: Any) -> None:
+    def _send(self, member: Member, message: Any) -> None:
         try:
-            member.control.send(message)
+            if isinstance(message, memoryview):
+                member.control.send_bytes(message)
+            else:
+                member.control.send(message)
         except OSError:
-            self._fail(member)
+            raise _ended(member) from None
 
-    def _answers(self, members: Sequence[Member]) -> dict[int, Any]:
-        """Return one message of each of these, by its place among all.
-
-        Raises DseError where one of all processes fails or ends meanwhile, or the deadline passes.
-        """
-        waiting = {id(member.control): member for member in members}
+    def _answers(self) -> list[Any]:
+        """Return one message of each process, in the order of the pieces."""
+        waiting: dict[Any, int] = {member.control: place for place, member in enumerate(self._members)}
         answers: dict[int, Any] = {}
         while waiting:
-            ready = wait([member.control for member in waiting.values()], self._end_s - time.monotonic())
+            ready = wait(list(waiting), max(0.0, self._end - time.monotonic()))
             if not ready:
-                slots = ", ".join(str(member.piece.slot) for member in waiting.values())
-                raise DseError(f"the processes of slots {slots} have not answered by the deadline", "a longer deadline")
+                slots = ", ".join(str(self._members[place].piece.slot) for place in waiting.values())
+                raise DseError(f"slots {slots} have not answered within {self._deadline_s:g} s", "a longer deadline")
             for control in ready:
-                member = waiting.pop(id(control))
+                place = waiting.pop(control)
                 try:
-                    message = member.control.recv()
+                    message = self._members[place].control.recv()
                 except (EOFError, OSError):
-                    self._fail(member)
+                    raise _ended(self._members[place]) from None
                 if isinstance(message, Failure):
-                    raise DseError(f"slot {message.slot} failed in {message.segment}: {message.message}")
-                answers[self._members.index(member)] = message
-        return answers
+                    raise DseError(f"slot {message.slot} failed in {message.segment}: {message.message}", message.hint)
+                answers[place] = message
+        return [answers[place] for place in range(len(self._members))]
 
-    def _fail(self, member: Member) -> None:
-        member.process.join(1.0)
-        names = ", ".join(step.name or str(step.segment) for step in member.piece.steps[:3])
-        raise DseError(
-            f"the process of slot {member.piece.slot} ({names}, ...) ended with code {member.process.exitcode}",
-            "code -9: the system killed it, as a rule for want of memory; map fewer slots or a smaller input",
-        )
+
+def _ended(member: Member) -> DseError:
+    """Return the error of a process that went away."""
+    member.process.join(1.0)
+    steps = member.piece.steps
+    names = steps[0].name if len(steps) == 1 else f"{steps[0].name} to {steps[-1].name}"
+    return DseError(
+        f"the process of slot {member.piece.slot} ({names}) ended with code {member.process.exitcode}",
+        "code -9: the system killed it, as a rule for want of memory; a smaller input or fewer slots need less",
+    )
 
 
 @contextmanager
@@ -131,7 +135,7 @@ def started(pieces: Sequence[Piece], deadline_s: float, modules: Sequence[str]) 
                 process.start()
                 theirs.close()
                 members.append(Member(piece=piece, process=process, control=control))
-            yield Processes(members, time.monotonic() + deadline_s)
+            yield Processes(members, deadline_s)
         finally:
             for member in members:
                 member.control.close()
@@ -144,7 +148,7 @@ def started(pieces: Sequence[Piece], deadline_s: float, modules: Sequence[str]) 
                     member.process.join()
 
 
-def modules_of(operators: Mapping[str, int] | Sequence[str], candidates: Sequence[str]) -> tuple[str, ...]:
+def modules_of(operators: Iterable[str], candidates: Sequence[str]) -> tuple[str, ...]:
     """Return the modules that a process imports: those of the model, where operators are not all of torch."""
     foreign = any(not name.startswith(("aten::", "prims::", "prim::")) for name in operators)
     return tuple(candidates) if foreign else ()

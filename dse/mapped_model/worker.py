@@ -20,7 +20,7 @@ import torch
 from dse.errors import DseError
 from dse.mapped_model.cut import Piece, Step
 from dse.mapped_model.exchange import Exchange
-from dse.mapped_model.memory import Memory, as_bytes
+from dse.mapped_model.memory import Memory, as_bytes, buffer
 from workloads.errors import WorkloadError
 from workloads.layer_program import LayerCall, View
 from workloads.operators import registered
@@ -46,6 +46,7 @@ class Failure:
     slot: int
     segment: str
     message: str
+    hint: str = ""
 
 
 def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) -> None:
@@ -81,10 +82,12 @@ def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) ->
             doing = "its outputs"
             control.send(report)
             for _, part in piece.outputs:
-                control.send_bytes(as_bytes(memory.tensor(part.view).resolve_conj().resolve_neg()).numpy())
+                control.send_bytes(buffer(as_bytes(memory.tensor(part.view).resolve_conj().resolve_neg())))
     except Exception as error:  # whatever an operator raises
-        text = error.message if isinstance(error, DseError | WorkloadError) else f"{type(error).__name__}: {error}"
-        control.send(Failure(slot, doing, text))
+        if isinstance(error, DseError | WorkloadError):
+            control.send(Failure(slot, doing, error.message, error.hint))
+        else:
+            control.send(Failure(slot, doing, f"{type(error).__name__}: {error}"))
 
 
 def _end_with(control: Connection) -> None:
@@ -110,7 +113,7 @@ def _run(step: Step, memory: Memory, exchange: Exchange, report: Report) -> None
     for transfer in step.sends:
         for part in transfer.parts:
             before = exchange.sent_bytes
-            exchange.send(transfer.target, transfer.edge, memoryview(memory.gather(part).numpy()))
+            exchange.send(transfer.target, transfer.edge, buffer(memory.gather(part)))
             report.sent[transfer.edge] = report.sent.get(transfer.edge, 0) + exchange.sent_bytes - before
             report.messages += 1
     for storage in step.frees[-1]:
