@@ -52,9 +52,9 @@ def runnable(
             raise DseError("the inputs of the model are not known", "give them with the module")
         given = inputs if inputs is not None else drawn(examples)
     args = (given,) if isinstance(given, torch.Tensor) else tuple(given)
-    program = layer_program(traced, args, name=graph.name, weights=module)
+    program = _kept(layer_program(traced, args, name=graph.name, weights=module))
     return RunnableModel(
-        program=_kept(program),
+        program=program,
         original=lambda: _run(module, pytree.tree_map_only(torch.Tensor, torch.clone, args)),
         modules=tuple(sorted({type(child).__module__ for child in module.modules()} - {"__main__"})),
     )
@@ -132,8 +132,10 @@ def _of_program(path: Path, graph: WorkloadGraph, inputs: Sequence[Any] | torch.
 
 
 def _run(module: nn.Module, args: tuple[Any, ...]) -> list[Any]:
+    """Return what a module returns, flat; buffers that it changes are copies."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with evaluation(module), plain_outputs(module), torch.no_grad(), redirect_stdout(sys.stderr):
-        return pytree.tree_leaves(module(*args))
+        return pytree.tree_leaves(torch.func.functional_call(module, buffers, args))
 
 
 def _kept(program: LayerProgram) -> LayerProgram:

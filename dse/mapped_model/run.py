@@ -146,9 +146,12 @@ def run_mapped(
     sent, received = np.zeros((2, len(segments.edges)), np.int64)
     segment_s = np.zeros(len(segments))
     for report in reports:
-        for counted, row in ((report.sent, sent), (report.received, received)):
-            row[list(counted)] += list(counted.values())
-        segment_s[list(report.segment_s)] = list(report.segment_s.values())
+        for edge, nbytes in report.sent.items():
+            sent[edge] = nbytes
+        for edge, nbytes in report.received.items():
+            received[edge] = nbytes
+        for segment, seconds in report.segment_s.items():
+            segment_s[segment] = seconds
     source, target = slots[segments.edges].T if len(segments.edges) else np.zeros((2, 0), np.int64)
     errors = [_error(mine, whole) for mine, whole in zip(outputs, original, strict=True)]
     return MappedRun(
