@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,9 @@ TOLERANCE_ULP = 1000
 of it for float32. The operators are the same; kernels may add in another order."""
 
 DEADLINE_S = 600.0
+
+STEPS = ("building the model", "starting its processes", "running the pieces", "running the original")
+"""What `run_mapped` does, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +75,16 @@ class MappedRun:
         """Whether outputs and bytes are both equal."""
         return self.outputs_equal and self.bytes_equal
 
+    def __str__(self) -> str:
+        answer = "equal" if self.outputs_equal else "NOT EQUAL"
+        crossing = "equal" if self.bytes_equal else "NOT EQUAL"
+        return (
+            f"outputs {answer} to the original's (largest relative error {self.max_rel_error:.2g}, tolerance "
+            f"{self.tolerance:.2g}); bytes sent and bytes charged {crossing} ({int(self.sent_bytes.sum()):,} and "
+            f"{int(self.charged_bytes.sum()):,}, at the traced {self.float_bytes} bytes a value); {self.processes} "
+            f"processes, {self.messages} messages, {self.wall_s:.2f} s"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, for JSON."""
         return {
@@ -100,6 +113,7 @@ def run_mapped(
     inputs: Sequence[Any] | Tensor | None = None,
     seed: int = 0,
     deadline_s: float = DEADLINE_S,
+    on_progress: Callable[[int, str], None] = lambda done, doing: None,
 ) -> MappedRun:
     """Cut a model along a mapping, run the pieces as separate processes, and compare with the original.
 
@@ -118,6 +132,8 @@ def run_mapped(
         Of the weights of a named model and of the inputs.
     deadline_s
         Seconds until all processes must have answered.
+    on_progress
+        Called with how many of STEPS are done, and what is done next.
 
     Raises
     ------
@@ -129,16 +145,20 @@ def run_mapped(
     """
     slots = _checked(assignment, segments)
     graph = segments.graph
+    on_progress(0, STEPS[0])
     model = runnable(workload, graph, inputs, seed)
     pieces = cut(model.program, segments, slots)
     operators = {call.operator for call in model.program.calls}
     begin = time.perf_counter()
+    on_progress(1, STEPS[1])
     with started(pieces, deadline_s, modules_of(sorted(operators), model.modules)) as processes:
         processes.load(model.program)
         setup_s = time.perf_counter() - begin
+        on_progress(2, STEPS[2])
         begin = time.perf_counter()
         made, reports = processes.run()
         wall_s = time.perf_counter() - begin
+    on_progress(3, STEPS[3])
     begin = time.perf_counter()
     original = _alone(model.original)
     original_s = time.perf_counter() - begin
@@ -186,13 +206,12 @@ def _checked(assignment: ArrayLike, segments: SegmentGraph) -> NDArray[np.int64]
     return slots.astype(np.int64)
 
 
-def _alone(original: Any) -> list[Any]:
+def _alone(original: Callable[[], list[Any]]) -> list[Any]:
     """Run the original on one thread, as each process does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found: list[Any] = original()
-        return found
+        return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in original()]
     finally:
         torch.set_num_threads(threads)
 
@@ -234,15 +253,3 @@ def _error(mine: Any, whole: Any) -> _Error:
         return _Error(0.0, 0.0, tolerance)
     absolute, largest = float(difference.max()), float(b[finite].abs().max())
     return _Error(absolute, absolute / largest if largest else (np.inf if absolute else 0.0), tolerance)
-
-
-def describe(run: MappedRun) -> str:
-    """Return the proof in a sentence."""
-    answer = "equal" if run.outputs_equal else "NOT EQUAL"
-    crossing = "equal" if run.bytes_equal else "NOT EQUAL"
-    return (
-        f"proof: outputs {answer} to the original's (largest relative error {run.max_rel_error:.2g}, tolerance "
-        f"{run.tolerance:.2g}); bytes sent and charged {crossing} ({int(run.sent_bytes.sum()):,} sent, "
-        f"{int(run.charged_bytes.sum()):,} charged, at the traced {run.float_bytes} bytes a value); "
-        f"{run.processes} processes, {run.messages} messages, {run.wall_s:.2f} s."
-    )
