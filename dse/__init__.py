@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dse.cost_table import CostTable, cost_table
     from dse.errors import DseError
+    from dse.mapped_model import MappedRun, run_mapped
     from dse.metrics import Metrics
     from dse.simulate import simulate
     from dse.space import DesignPoint, DesignSpace
@@ -21,12 +22,14 @@ __all__ = [
     "DesignPoint",
     "DesignSpace",
     "DseError",
+    "MappedRun",
     "Metrics",
     "Progress",
     "Study",
     "StudyResult",
     "Timeline",
     "cost_table",
+    "run_mapped",
     "simulate",
 ]
 
@@ -35,12 +38,14 @@ _HOMES = {
     "DesignPoint": "space",
     "DesignSpace": "space",
     "DseError": "errors",
+    "MappedRun": "mapped_model",
     "Metrics": "metrics",
     "Progress": "study",
     "Study": "study",
     "StudyResult": "study",
     "Timeline": "timeline",
     "cost_table": "cost_table",
+    "run_mapped": "mapped_model",
     "simulate": "simulate",
 }
 

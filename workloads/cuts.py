@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 from workloads.graph import WorkloadGraph
-from workloads.traffic import sum_by, tensor_limits
+from workloads.traffic import changes, sum_by
 
 MOST_POSITIONS = 2048
 """Positions that the search for the least traffic looks at: its time and memory grow with their square."""
@@ -185,20 +185,24 @@ def _positions(graph: WorkloadGraph, asked: NDArray[np.int64]) -> NDArray[np.int
 
 def _bytes_read(graph: WorkloadGraph, positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Bytes [M, M] that the run from position i to j reads of the layers before it; infinite where j <= i."""
-    order = np.lexsort((graph.edges[:, 1], graph.edges[:, 0]))
-    producer, consumer = graph.edges[order].T
-    nbytes = graph.edge_bytes[order].astype(np.float64)
-    outputs = np.array([layer.output_bytes for layer in graph.layers], np.float64)
-    limits = tensor_limits(graph.edges, graph.edge_bytes, outputs)
+    parts = graph.parts
+    order = np.lexsort((parts.consumer, parts.part, parts.tensor, parts.producer))
+    again = ~changes(parts.producer[order], parts.tensor[order], parts.part[order])
+    before = np.where(again, np.roll(parts.consumer[order], 1), -1)  # layer that reads the same part before this one
+    by_tensor = np.lexsort((parts.consumer[order], parts.tensor[order], parts.producer[order]))
+    order, before = order[by_tensor], before[by_tensor]
+    producer, consumer, tensor = parts.producer[order], parts.consumer[order], parts.tensor[order]
+    nbytes, limits = parts.bytes[order], parts.tensor_bytes[order]
     read = np.full((len(positions), len(positions)), np.inf)
     for row, start in enumerate(positions[:-1]):
-        passing = (producer < start) & (consumer >= start)
-        source, target, size = producer[passing], consumer[passing], nbytes[passing]
+        passing = (producer < start) & (consumer >= start) & (before < start)
+        target, size = consumer[passing], nbytes[passing]
         # running sum over the readers of one tensor, limited to its size
-        first = np.flatnonzero(np.diff(source, prepend=-1))
+        new = changes(producer[passing], tensor[passing])
+        first = np.flatnonzero(new)
         running = np.cumsum(size)
-        offsets = np.repeat(running[first] - size[first], np.diff(np.append(first, len(source))))
-        running = np.minimum(running - offsets, limits[source])
+        offsets = np.repeat(running[first] - size[first], np.diff(np.append(first, len(size))))
+        running = np.minimum(running - offsets, limits[passing])
         growth = np.diff(running, prepend=0.0)
         growth[first] = running[first]
         by_layer = np.concatenate([[0.0], np.cumsum(sum_by(target, growth, len(graph.layers)))])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -18,9 +19,10 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from workloads.calls import Call, Count
 from workloads.errors import WorkloadError
 from workloads.flops import IDENTITIES, RULES, count, looked_up
-from workloads.graph import Layer, OperatorKind, Phase, WorkloadGraph
+from workloads.graph import EDGE_PART, Layer, OperatorKind, Phase, WorkloadGraph
 from workloads.shapes import SequenceFeatures, sequence_features, shape_parameters
 from workloads.sources import source_of
+from workloads.traffic import changes
 from workloads.values import (
     Storage,
     Value,
@@ -56,7 +58,8 @@ class Walker:
     """The state of one walk over an exported program."""
 
     layers: list[Layer] = field(default_factory=list)
-    edges: dict[tuple[int, int], int] = field(default_factory=dict)
+    reads: dict[tuple[int, int, int, int], tuple[int, int]] = field(default_factory=dict)  # fields of EDGE_PART
+    numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)  # of tensors, and of parts of them
     aliases: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
@@ -115,11 +118,16 @@ class Walker:
         results = []
         for branch in branches:
             trial = Walker(
-                list(self.layers), dict(self.edges), Counter(self.aliases), Counter(self.refused), set(self.names)
+                list(self.layers),
+                dict(self.reads),
+                dict(self.numbers),
+                Counter(self.aliases),
+                Counter(self.refused),
+                set(self.names),
             )
             results.append((trial, trial.walk(branch, operands, scope)))
         trial, result = max(results, key=lambda r: sum(layer.flops for layer in r[0].layers))
-        for name in ("layers", "edges", "aliases", "refused", "names"):
+        for name in ("layers", "reads", "numbers", "aliases", "refused", "names"):
             setattr(self, name, getattr(trial, name))
         self.aliases["cond (the costlier branch is counted)"] += 1
         return result
@@ -188,10 +196,11 @@ class Walker:
         elements = looked_up(call) if call is not None else None  # a lookup's first argument is its table
         traffic = weight_traffic(weights, inputs[0] if elements is not None else None, elements or 0)
         parts = spans(weights)
-        for storage, nbytes in activations.items():
-            self._edge(storage.producer, index, nbytes)
+        for value in inputs:
+            self._note_read(index, value, value.nbytes)
         for value in written:  # what a partial update leaves of the tensor flows through it
-            self._edge(value.storage.producer, index, value.storage.nbytes - value.nbytes)
+            self._note_read(index, value, value.storage.nbytes - value.nbytes, "rest")
+        for value in written:
             value.storage.producer, value.storage.weight = index, ""
         shape = shape_parameters(call, figures.kind) if call is not None else {}
         features = sequence_features(call, figures.kind, shape) if call is not None else SequenceFeatures()
@@ -228,9 +237,14 @@ class Walker:
         results = [view_of(t, Storage(t.numel() * t.element_size(), producer=index)) for t in outputs]
         return results[0] if isinstance(made, torch.Tensor) else results
 
-    def _edge(self, producer: int | None, consumer: int, nbytes: int) -> None:
-        if producer is not None and nbytes > 0:
-            self.edges[producer, consumer] = self.edges.get((producer, consumer), 0) + nbytes
+    def _note_read(self, consumer: int, value: Value, nbytes: int, what: str = "view") -> None:
+        """Note that a layer reads of an activation; equal views of a storage are one part of it."""
+        storage = value.storage
+        if storage.producer is None or nbytes <= 0:
+            return
+        tensor = self.numbers.setdefault((storage,), len(self.numbers))
+        part = self.numbers.setdefault((storage, value.where, what), len(self.numbers))
+        self.reads[storage.producer, consumer, tensor, part] = nbytes, storage.nbytes
 
     def _unique(self, name: str) -> str:
         unique, number = name, 1
@@ -320,9 +334,10 @@ def _shared(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     return views[0] if isinstance(node.meta["val"], torch.Tensor) else views
 
 
-def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
+def build_graph(program: ExportedProgram, name: str, walker: Walker | None = None) -> WorkloadGraph:
     """Return the workload graph of an exported program, of which only shapes, dtypes and storages matter.
 
+    A `walker` of one's own sees every layer as it is met.
     Parameters, those that nothing uses included, count once each, however many names they have; `weight_bytes` are
     those of the parameters and buffers that some layer reads.
     """
@@ -330,16 +345,17 @@ def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
     if input_shapes and input_shapes[0][:1] == (0,):
         raise WorkloadError(f"the first input of {name} has shape {input_shapes[0]}", "a batch of at least 1 example")
     used = {v.storage.weight: v.storage.nbytes for v in inputs if isinstance(v, Value) and v.storage.weight}
-    walker = Walker()
+    walker = walker or Walker()
     walker.walk(program.graph_module, inputs)
     read = {weight for layer in walker.layers for weight in layer.weights}
-    edges = sorted(walker.edges)
+    edges, edge_bytes, edge_parts = edges_of(walker)
     parameters = {identity(p): p.numel() for p in program.state_dict.values() if isinstance(p, torch.nn.Parameter)}
     return WorkloadGraph(
         name=name,
         layers=tuple(walker.layers),
-        edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
-        edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
+        edges=edges,
+        edge_bytes=edge_bytes,
+        edge_parts=edge_parts,
         parameters=sum(parameters.values()),
         weight_bytes=sum(nbytes for weight, nbytes in used.items() if weight in read),
         input_shapes=input_shapes,
@@ -347,6 +363,18 @@ def build_graph(program: ExportedProgram, name: str) -> WorkloadGraph:
         aliases=dict(sorted(walker.aliases.items())),
         refused=dict(sorted(walker.refused.items())),
     )
+
+
+def edges_of(walker: Walker) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.void]]:
+    """Return `edges`, `edge_bytes` and `edge_parts` of the WorkloadGraph: what layers read of each other."""
+    rows = np.array(sorted((*key, *sizes) for key, sizes in walker.reads.items()), np.int64).reshape(-1, 6)
+    for column in (2, 3):  # numbers of tensors and parts: from 0 on
+        rows[:, column] = np.unique(rows[:, column], return_inverse=True)[1]
+    producer, consumer, tensor, _, nbytes, tensor_bytes = rows.T
+    new_tensor, new_edge = changes(producer, consumer, tensor), changes(producer, consumer)
+    read = np.minimum(np.add.reduceat(nbytes, np.flatnonzero(new_tensor)), tensor_bytes[new_tensor])
+    edge_bytes = np.add.reduceat(read, np.flatnonzero(new_edge[new_tensor]))
+    return rows[new_edge, :2], edge_bytes, np.array([tuple(row) for row in rows.tolist()], EDGE_PART)
 
 
 def _placeholders(program: ExportedProgram) -> tuple[list[Any], tuple[tuple[int, ...], ...]]:

@@ -195,7 +195,7 @@ def trace_factory(
             inputs = ["x".join(map(str, s)) for s in sized]
         return trace_file(factory, inputs, name=name, cache=cache)
     shapes = [parse_input(text) for text in inputs or ()]
-    with _current_folder_importable():
+    with current_folder_importable():
         module, examples = build(factory, shapes, batch=batch)
         return trace_as(mode, module, examples, name=name or split(factory)[1], cache=cache)
 
@@ -214,7 +214,8 @@ def trace_as(mode: RunMode, module: nn.Module, examples: tuple[Any, ...], *, nam
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
+def current_folder_importable() -> Iterator[None]:
+    """Look for modules in the current folder too, as python -m does."""
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:

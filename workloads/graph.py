@@ -15,11 +15,24 @@ from numpy.typing import NDArray
 from workloads.errors import WorkloadError
 from workloads.gemms import GEMMS, gemms, transforms
 from workloads.images import IMAGE_FEATURES, image_features
+from workloads.traffic import Parts, parts_of_edges
 
 WEIGHT_PART = np.dtype([("layer", "i8"), ("weight", "i8"), ("first", "i8"), ("end", "i8")])
 """Index of the layer, number of the weight, and the bytes from `first` to before `end` of it."""
 
-SCHEMA = 4
+EDGE_PART = np.dtype(
+    [
+        ("producer", "i8"),
+        ("consumer", "i8"),
+        ("tensor", "i8"),
+        ("part", "i8"),
+        ("bytes", "i8"),
+        ("tensor_bytes", "i8"),
+    ]
+)
+"""What a layer reads of another: see workloads.traffic.Parts."""
+
+SCHEMA = 5
 """Version of the JSON that `WorkloadGraph.to_json` writes."""
 
 
@@ -160,6 +173,8 @@ class WorkloadGraph:
 
     `edges` [E, 2] are pairs (producer, consumer) of layer indices; `edge_bytes` [E] is what the consumer reads of the
     producer's output (a slice counts as the slice; what a partial in-place update leaves unchanged flows through it).
+    `edge_parts` [R] are EDGE_PARTs, by which several readers of one slice of a tensor are told from readers of several
+    slices; where they are left out, each edge reads a part of its own.
     `parameters` and `weight_bytes` (of all parameters and buffers that a layer uses, whole) count a tied weight once.
     `aliases` and `refused` count operator calls by name: views that became edges, and operators not understood.
     `allocations` [A, 4] of a training step are (first layer, last layer, bytes, role) of each piece of memory, both
@@ -179,6 +194,7 @@ class WorkloadGraph:
     allocations: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
     aliases: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
+    edge_parts: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EDGE_PART))
 
     @property
     def macs(self) -> int:
@@ -208,6 +224,22 @@ class WorkloadGraph:
         for index, name in enumerate(IMAGE_FEATURES):
             rows[name] = images[:, index]
         return rows
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What each layer reads of each other."""
+        if len(self.edge_parts) or not len(self.edges):
+            rows = self.edge_parts
+            return Parts(
+                producer=rows["producer"],
+                consumer=rows["consumer"],
+                tensor=rows["tensor"],
+                part=rows["part"],
+                bytes=rows["bytes"].astype(np.float64),
+                tensor_bytes=rows["tensor_bytes"].astype(np.float64),
+            )
+        outputs = np.array([layer.output_bytes for layer in self.layers], np.float64)
+        return parts_of_edges(self.edges, self.edge_bytes, outputs)
 
     @cached_property
     def weight_parts(self) -> NDArray[np.void]:
@@ -262,6 +294,7 @@ class WorkloadGraph:
                     "edges": np.array(record["edges"], dtype=np.int64).reshape(-1, 2),
                     "edge_bytes": np.array(record["edge_bytes"], dtype=np.int64),
                     "allocations": np.array(record.get("allocations", ()), dtype=np.int64).reshape(-1, 4),
+                    "edge_parts": np.array([tuple(row) for row in record.get("edge_parts", ())], EDGE_PART),
                     "input_shapes": tuple(tuple(shape) for shape in record["input_shapes"]),
                 }
             )

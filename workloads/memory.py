@@ -74,5 +74,5 @@ def live_activation_bytes(graph: WorkloadGraph) -> NDArray[np.float64]:
     read = np.array([layer.input_bytes for layer in graph.layers], np.float64)
     edges, edge_bytes = graph.edges, graph.edge_bytes.astype(np.float64)
     internal = np.bincount(edges[:, 1], edge_bytes, len(graph.layers)) if len(edges) else np.zeros(len(graph.layers))
-    reads = segment_reads(edges, edge_bytes, written, one)
+    reads = segment_reads(graph.parts, one)
     return live_bytes(reads, written, np.maximum(read - internal, 0.0), one)

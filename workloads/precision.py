@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 from workloads.graph import KIND_CODES, OperatorKind, Role, WorkloadGraph
-from workloads.traffic import sum_by
+from workloads.traffic import Parts, sum_by
 from workloads.weights import weight_bytes_of_groups
 
 PRECISIONS: Mapping[str, tuple[int, str]] = {
@@ -32,6 +32,7 @@ class Scaled:
 
     rows: NDArray[np.void]  # [N] LAYER_FEATURES
     edge_bytes: NDArray[np.float64]  # [E]
+    parts: Parts
     external_bytes: NDArray[np.float64]  # [N] read of the model's inputs
     growth: NDArray[np.float64]  # [N] of the bytes of a layer's weights and output
 
@@ -53,7 +54,9 @@ def scaled(graph: WorkloadGraph, float_bytes: int) -> Scaled:
     external = external * growth + indices
     for name in ("output_bytes", "weight_bytes", "bias_bytes", "float_bytes"):
         rows[name] *= growth
-    return Scaled(rows=rows, edge_bytes=edge_bytes, external_bytes=external, growth=growth)
+    return Scaled(
+        rows=rows, edge_bytes=edge_bytes, parts=graph.parts.scaled(growth), external_bytes=external, growth=growth
+    )
 
 
 def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
@@ -81,6 +84,9 @@ def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
     together, same = np.zeros(len(layers), np.int64), np.ones(len(layers))
     before, after = (weight_bytes_of_groups(graph, growth, together, 1)[0] for growth in (same, sized.growth))
     of_weights = float(after / before) if before else 1.0
+    edge_parts = graph.edge_parts.copy()
+    for name in ("bytes", "tensor_bytes"):
+        edge_parts[name] = np.rint(edge_parts[name] * sized.growth[edge_parts["producer"]])
     allocations = graph.allocations.copy()
     # weights are there before the first layer runs, whatever that one computes with
     growth_of = np.where(allocations[:, ROLE] == Role.ACTIVATION, sized.growth[allocations[:, 0]], of_weights)
@@ -89,6 +95,7 @@ def at_precision(graph: WorkloadGraph, precision: str) -> WorkloadGraph:
         graph,
         layers=tuple(layers),
         edge_bytes=np.rint(sized.edge_bytes).astype(np.int64),
+        edge_parts=edge_parts,
         allocations=allocations,
         weight_bytes=round(graph.weight_bytes * of_weights),
     )

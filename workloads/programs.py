@@ -198,6 +198,47 @@ def _tie_what_is_not_stored(program: ExportedProgram, archive: Archive) -> None:
             program.state_dict[name] = program.state_dict[read[like]]
 
 
+def with_values(program: ExportedProgram, path: Path) -> ExportedProgram:
+    """Give a loaded program the weights' and constants' values in its file, on the CPU, and return it.
+
+    Of a program saved from the meta device, which holds none, weights are drawn from a normal distribution of deviation
+    0.02, and constants are zero.
+
+    Raises WorkloadError where a value would have to be unpickled.
+    """
+    archive = read_archive(path)
+    contents: dict[tuple[str, str], torch.Tensor] = {}
+    with zipfile.ZipFile(path) as file:
+        files = {name.partition("/")[2]: name for name in file.namelist()}
+        for kind, config, held in (
+            ("weights", archive.weights, program.state_dict),
+            ("constants", archive.constants, program.constants),
+        ):
+            for name, entry in json.loads(config)["config"].items():
+                if not isinstance(held.get(name), torch.Tensor):
+                    continue
+                if entry.get("use_pickle"):
+                    hint = "save plain tensors: torch.export.save of a module of parameters and buffers"
+                    raise WorkloadError(f"{path}: {name} would have to be unpickled", hint)
+                shape_only, stored = held[name], (kind, entry["path_name"])
+                if not archive.stored.get(f"data/{kind}/{entry['path_name']}"):
+                    made = torch.empty_strided(shape_only.shape, shape_only.stride(), dtype=shape_only.dtype)
+                    drawn = kind == "weights" and made.dtype.is_floating_point
+                    held[name] = made.normal_(std=0.02) if drawn else made.zero_()
+                    continue
+                if stored not in contents:
+                    content = bytearray(file.read(files[f"data/{kind}/{entry['path_name']}"]))
+                    contents[stored] = torch.frombuffer(content, dtype=torch.uint8)
+                flat = torch.empty(0, dtype=shape_only.dtype)
+                held[name] = flat.set_(
+                    contents[stored].untyped_storage(),
+                    shape_only.storage_offset(),
+                    shape_only.shape,
+                    shape_only.stride(),
+                )
+    return program
+
+
 def _config(archive: Archive) -> list[tuple[str, dict[str, Any]]]:
     return list(json.loads(archive.weights)["config"].items())
 

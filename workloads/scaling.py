@@ -246,10 +246,16 @@ def _difference(one: WorkloadGraph, other: WorkloadGraph) -> str:
     for mine, theirs in zip(one.layers, other.layers, strict=True):
         if _skeleton(mine) != _skeleton(theirs):
             return f"{mine.operator} in {mine.module or 'the model itself'}"
-    if not np.array_equal(one.edges, other.edges):
+    if not np.array_equal(one.edges, other.edges) or not _same_parts(one, other):
         return "another flow of data"
     lives, others = (np.delete(graph.allocations, SIZE, axis=1) for graph in (one, other))
     return "" if np.array_equal(lives, others) else "another life of memory"
+
+
+def _same_parts(one: WorkloadGraph, other: WorkloadGraph) -> bool:
+    """Whether the layers of two graphs share what they read in the same way."""
+    numbers = ["producer", "consumer", "tensor", "part"]
+    return np.array_equal(one.edge_parts[numbers], other.edge_parts[numbers])
 
 
 def _skeleton(layer: Layer) -> tuple[Any, ...]:
@@ -279,6 +285,8 @@ def _numbers(graph: WorkloadGraph) -> NDArray[np.int64]:
             *(value for layer in layers for value in layer.output_shape),
             *(value for layer in layers for span in layer.weights.values() for value in span),
             *graph.edge_bytes.tolist(),
+            *graph.edge_parts["bytes"].tolist(),
+            *graph.edge_parts["tensor_bytes"].tolist(),
             *graph.allocations[:, SIZE].tolist(),
             *chain.from_iterable(graph.input_shapes),
             graph.weight_bytes,
@@ -311,6 +319,9 @@ def _rebuilt(traces: Sequence[WorkloadGraph], numbers: NDArray[np.int64], batch:
     outputs = [tuple(take(len(layer.output_shape))) for layer in layers]
     weights = [{name: (next(values), next(values)) for name in layer.weights} for layer in layers]
     edge_bytes = np.array(take(len(template.edge_bytes)), np.int64)
+    edge_parts = template.edge_parts.copy()
+    for name in ("bytes", "tensor_bytes"):
+        edge_parts[name] = take(len(edge_parts))
     allocations = template.allocations.copy()
     allocations[:, SIZE] = take(len(allocations))
     input_shapes = tuple(tuple(take(len(shape))) for shape in template.input_shapes)
@@ -323,6 +334,7 @@ def _rebuilt(traces: Sequence[WorkloadGraph], numbers: NDArray[np.int64], batch:
         template,
         layers=tuple(resized),
         edge_bytes=edge_bytes,
+        edge_parts=edge_parts,
         allocations=allocations,
         input_shapes=input_shapes,
         weight_bytes=next(values),

@@ -18,7 +18,7 @@ from workloads.cuts import cut_by_module, cut_every, cut_least_traffic
 from workloads.errors import WorkloadError
 from workloads.graph import OperatorKind, WorkloadGraph
 from workloads.precision import scaled
-from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, tensor_limits, written_for_others
+from workloads.traffic import peak_live_bytes, segment_edges, segment_reads, sum_by, written_for_others
 from workloads.weights import weight_bytes_of_groups
 
 SEGMENT_SIZE = 4
@@ -288,8 +288,7 @@ def _sizes(
     resized = scaled(graph, float_bytes)
     rows, count = resized.rows, int(segment_of_layer[-1]) + 1
     first = np.searchsorted(segment_of_layer, np.arange(count))
-    reads = segment_reads(graph.edges, resized.edge_bytes, rows["output_bytes"], segment_of_layer)
-    limits = tensor_limits(graph.edges, resized.edge_bytes, rows["output_bytes"])
+    reads = segment_reads(resized.parts, segment_of_layer)
     edges, edge_bytes = segment_edges(reads, segment_of_layer)
 
     def total(values: NDArray[np.float64]) -> list[float]:
@@ -306,7 +305,7 @@ def _sizes(
             reads, rows["output_bytes"], resized.external_bytes, segment_of_layer
         ).tolist(),
         "traffic_in_bytes": sum_by(edges[:, 1], edge_bytes, count).tolist(),
-        "traffic_out_bytes": written_for_others(reads, limits, segment_of_layer).tolist(),
+        "traffic_out_bytes": written_for_others(resized.parts, segment_of_layer).tolist(),
     }
     return columns, edges, edge_bytes
 

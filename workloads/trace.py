@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from workloads import cache as graph_cache
@@ -106,19 +107,30 @@ def check_arguments(
 
 
 def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> WorkloadGraph:
-    tensors = [*module.parameters(), *module.buffers()]
-    if tensors and all(tensor.is_meta for tensor in tensors):
-        args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
-    with _evaluation(module), _plain_outputs(module), quiet():
-        try:
-            program = torch.export.export(module, args, kwargs, strict=False)
-        except Exception as error:  # whatever the model's own code raises on the way
-            raise explain(error, module, name) from None
+    program = export(module, args, kwargs, name)
+    with quiet():
         return build_graph(program, name)
 
 
+def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> ExportedProgram:
+    """Return the exported program of a module in evaluation; the module is left as found.
+
+    Of a module on the meta device the inputs go there too.
+
+    Raises WorkloadError where it cannot be exported: what failed, where in the source, and in which module.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if tensors and all(tensor.is_meta for tensor in tensors):
+        args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
+    with evaluation(module), plain_outputs(module), quiet():
+        try:
+            return torch.export.export(module, args, kwargs, strict=False)
+        except Exception as error:  # whatever the model's own code raises on the way
+            raise explain(error, module, name) from None
+
+
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
+def evaluation(module: nn.Module) -> Iterator[None]:
     """Put the module in evaluation, gradients on; fused attention off, which hides what it computes, and checks of
     distributions' parameters, which depend on values."""
     training = {child: child.training for child in module.modules()}
@@ -139,7 +151,7 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_outputs(module: nn.Module) -> Iterator[None]:
+def plain_outputs(module: nn.Module) -> Iterator[None]:
     """Return the tensors that they hold instead of objects of classes that torch.export cannot return, as caches."""
 
     def plain(module: nn.Module, inputs: Any, output: Any) -> Any:

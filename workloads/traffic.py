@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,29 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """What each layer reads of each other: R records. A tensor is a whole one that its producer wrote last.
+
+    Readers of one `part` of a tensor read the same bytes of it; those of different parts count as of different bytes,
+    together up to `tensor_bytes`.
+    """
+
+    producer: NDArray[np.int64]  # [R] layer
+    consumer: NDArray[np.int64]  # [R] layer
+    tensor: NDArray[np.int64]  # [R] number
+    part: NDArray[np.int64]  # [R] number
+    bytes: NDArray[np.float64]  # [R]
+    tensor_bytes: NDArray[np.float64]  # [R] all of the tensor
+
+    def scaled(self, growth: NDArray[np.float64]) -> Parts:
+        """Return the same with the bytes of each producer's tensors multiplied by its `growth` [N]."""
+        factor = growth[self.producer]
+        return replace(self, bytes=self.bytes * factor, tensor_bytes=self.tensor_bytes * factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reads:
-    """Each pair (producer layer, segment that reads its tensor) once: R records, ordered by producer."""
+    """Each pair (producer layer, segment that reads of it) once: R records, ordered by producer."""
 
     producer: NDArray[np.int64]  # [R] layer
     segment: NDArray[np.int64]  # [R] that reads
@@ -25,46 +46,76 @@ def sum_by(index: NDArray[np.int64], values: NDArray[Any], count: int) -> NDArra
     return np.bincount(index, values, count).astype(np.float64)
 
 
-def tensor_limits(
-    edges: NDArray[np.int64], edge_bytes: NDArray[Any], output_bytes: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Bytes [N] that a layer's readers can read of it together: its tensor's size, at least the largest single read.
+def parts_of_edges(edges: NDArray[np.int64], edge_bytes: NDArray[Any], output_bytes: NDArray[np.float64]) -> Parts:
+    """Return the reads of a graph of which only the edges [E, 2] are known.
 
-    Readers of overlapping parts of a tensor are counted as of different parts, up to this limit.
+    A layer writes one tensor, as large as its output, or as the largest single read of it; no two readers read the
+    same part.
     """
-    limits = output_bytes.astype(np.float64)
-    np.maximum.at(limits, edges[:, 0], edge_bytes)
-    return limits
+    producer, consumer = edges.T
+    sizes = output_bytes.astype(np.float64)
+    np.maximum.at(sizes, producer, edge_bytes)
+    return Parts(
+        producer=producer,
+        consumer=consumer,
+        tensor=producer,
+        part=np.arange(len(edges)),
+        bytes=edge_bytes.astype(np.float64),
+        tensor_bytes=sizes[producer],
+    )
 
 
-def segment_reads(
-    edges: NDArray[np.int64],
-    edge_bytes: NDArray[np.float64],
-    output_bytes: NDArray[np.float64],
-    segment_of_layer: NDArray[np.int64],
-) -> Reads:
-    """Join the edges [E, 2] of layers that read the same tensor for the same segment."""
+def segment_reads(parts: Parts, segment_of_layer: NDArray[np.int64]) -> Reads:
+    """Join what layers read of the same producer for the same segment: each part of a tensor counts once."""
     segments = int(segment_of_layer[-1]) + 1
-    keys, group = np.unique(edges[:, 0] * segments + segment_of_layer[edges[:, 1]], return_inverse=True)
+    pair = parts.producer * segments + segment_of_layer[parts.consumer]
+    nbytes = _distinct_bytes(parts, pair)
+    keys, group = np.unique(pair, return_inverse=True)
     producer, segment = np.divmod(keys, segments)
     last = np.zeros(len(keys), np.int64)
-    np.maximum.at(last, group, edges[:, 1])
-    limits = tensor_limits(edges, edge_bytes, output_bytes)
+    np.maximum.at(last, group, parts.consumer)
     return Reads(
         producer=producer,
         segment=segment,
-        bytes=np.minimum(sum_by(group, edge_bytes, len(keys)), limits[producer]),
+        bytes=sum_by(group, nbytes, len(keys)),
         last=last,
         crossing=segment_of_layer[producer] != segment,
     )
 
 
-def written_for_others(
-    reads: Reads, limits: NDArray[np.float64], segment_of_layer: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Bytes [K] that each segment writes for other segments, each tensor once however many read it."""
-    asked = sum_by(reads.producer[reads.crossing], reads.bytes[reads.crossing], len(limits))
-    return sum_by(segment_of_layer, np.minimum(asked, limits), int(segment_of_layer[-1]) + 1)
+def _distinct_bytes(parts: Parts, reader: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bytes [R] of each record by which they add up to what each `reader` [R] reads: each part once, and of each tensor
+    no more than there is."""
+    order = np.lexsort((parts.part, parts.tensor, parts.producer, reader))
+    sorted_by = [column[order] for column in (reader, parts.producer, parts.tensor, parts.part)]
+    new_part = changes(*sorted_by)
+    new_tensor = changes(*sorted_by[:3])
+    wanted = np.where(new_part, parts.bytes[order], 0.0)
+    first = np.flatnonzero(new_tensor)
+    running = np.cumsum(wanted)
+    tensor = np.cumsum(new_tensor) - 1
+    before = (running - wanted)[first][tensor]
+    taken = np.minimum(running - before, parts.tensor_bytes[order])
+    nbytes = np.empty(len(order))
+    nbytes[order] = np.where(new_tensor, taken, np.diff(taken, prepend=0.0))
+    return nbytes
+
+
+def changes(*columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether [R] a row of these columns, each [R], differs from the one before it; the first row does."""
+    new = np.zeros(len(columns[0]), np.bool_)
+    new[:1] = True
+    for column in columns:
+        new[1:] |= column[1:] != column[:-1]
+    return new
+
+
+def written_for_others(parts: Parts, segment_of_layer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bytes [K] that each segment writes for other segments, each part of a tensor once however many read it."""
+    writer = segment_of_layer[parts.producer]
+    crossing = np.where(writer != segment_of_layer[parts.consumer], writer, -1)
+    nbytes = np.where(crossing >= 0, _distinct_bytes(parts, crossing), 0.0)
+    return sum_by(writer, nbytes, int(segment_of_layer[-1]) + 1)
 
 
 def segment_edges(reads: Reads, segment_of_layer: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from workloads import cache as graph_cache
+from workloads.dataflow import edges_of
 from workloads.errors import WorkloadError
 from workloads.fingerprint import digest, fingerprint, identify
 from workloads.graph import Role, WorkloadGraph
@@ -310,15 +310,16 @@ def _graph(
     training: str,
 ) -> WorkloadGraph:
     walker = recorder.walker
+    edges, edge_bytes, edge_parts = edges_of(walker)
     read = {weight for layer in walker.layers for weight in layer.weights}
     sizes = {path: tensor.untyped_storage().nbytes() for path, tensor in _weights(model)}
     shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
-    edges = sorted(walker.edges)
     return WorkloadGraph(
         name=name,
         layers=tuple(walker.layers),
-        edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
-        edge_bytes=np.array([walker.edges[edge] for edge in edges], dtype=np.int64),
+        edges=edges,
+        edge_bytes=edge_bytes,
+        edge_parts=edge_parts,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_bytes=sum(size for weight, size in sizes.items() if weight in read),
         input_shapes=shapes,

@@ -52,8 +52,30 @@ def view_of(tensor: torch.Tensor, storage: Storage, limit: int | None = None) ->
     """Return `tensor` as a view of `storage`; an expanded one reads no more than the `limit` bytes it came from."""
     spec = spec_of(tensor)
     where = (tensor.storage_offset(), spec.shape, tensor.stride())
-    nbytes = min(tensor.numel() * tensor.element_size(), storage.nbytes if limit is None else limit)
+    nbytes = min(places(spec.shape, spec.strides) * tensor.element_size(), storage.nbytes if limit is None else limit)
     return Value(storage, spec.shape, spec.dtype, nbytes, where)
+
+
+def places(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many places in memory the elements of a view lie in: fewer than elements where it repeats some.
+
+    The places are regular runs within regular runs: from the smallest stride on, an axis either makes the outermost run
+    longer (windows that overlap or touch), or repeats all of it where it does not reach. Of an axis that does neither,
+    every element counts as a place of its own.
+
+    >>> places((100, 4), (2, 1)), places((3, 5), (0, 1))  # windows of 4 with hop 2; an expanded row
+    (202, 5)
+    """
+    count, step, length, reach = 1, 1, 1, 0  # places, all runs together; stride, length of the outermost; span
+    for stride, size in sorted((s, n) for n, s in zip(shape, strides, strict=True) if s and n != 1):
+        hop, uneven = divmod(stride, step)
+        if not uneven and hop <= length:
+            count = count // length * (length + (size - 1) * hop)
+            length += (size - 1) * hop
+        else:
+            count, step, length = count * size, stride, size
+        reach += (size - 1) * stride
+    return count if 0 not in shape else 0
 
 
 def flatten(value: Any) -> Iterator[Any]:

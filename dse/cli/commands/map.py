@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from dse.cli.design import design_options, map_design
+from dse.cli.mapped_proof import end_with, prove_design
 from dse.cli.output import emit_json, print_table
 from dse.cli.prediction import interval_of, told
 
 
 @click.command()
 @design_options
-def command(as_json: bool, **words: Any) -> None:
+@click.option("--prove", is_flag=True, help="Run the mapped model in processes and compare it with the original.")
+def command(as_json: bool, prove: bool, **words: Any) -> None:
     """Map the segments of WORKLOAD on the chips of one package.
 
     WORKLOAD is a name of the catalogue (see `dse workloads`) or MODULE:FACTORY (see `dse trace`).
@@ -22,10 +24,13 @@ def command(as_json: bool, **words: Any) -> None:
     Examples:
       dse map htdemucs --package interposer_2x2 --chips big_core,big_core,small_core
       dse map resnet18 --package interposer_2x2 --chips big_core,small_core --solver cp_sat --segments 12 --json
+      dse map resnet18 --package interposer_2x2 --chips big_core,small_core --prove
     """
     design = map_design(**words)
+    proof = prove_design(design, seed=words["seed"]) if prove else None
     if as_json:
-        emit_json(design.as_dict())
+        emit_json(design.as_dict() | ({"proof": proof.as_dict()} if proof else {}))
+        end_with(proof)
         return
     columns = ("segment", "layers of", "layers", "slot", "chip", "latency ms", "low ms", "high ms", "energy mJ")
     spare = ("low ms", "high ms")
@@ -49,3 +54,6 @@ def command(as_json: bool, **words: Any) -> None:
     click.echo(design.proof())
     for line in told(prediction):
         click.echo(line)
+    if proof:
+        click.echo(f"proof: {proof}.")
+        end_with(proof)

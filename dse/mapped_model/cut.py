@@ -1,0 +1,202 @@
+"""Cut a model's layers along a mapping: one piece for each slot in use, and what crosses between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.errors import DseError
+from dse.mapped_model.memory import Part
+from workloads.layer_program import LayerCall, LayerProgram, Read, View
+from workloads.segments import SegmentGraph
+from workloads.traffic import segment_edges, segment_reads
+
+ALIGNMENT = 16
+"""Bytes of the largest element (complex128): a storage that is held in part begins at a multiple of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What one edge of the segment graph moves between two slots."""
+
+    edge: int  # row of SegmentGraph.edges
+    source: int  # slot
+    target: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One segment in its process: receive, call, send. `frees` are storages that nothing here uses after each call."""
+
+    segment: int
+    name: str
+    receives: tuple[Transfer, ...]
+    calls: tuple[LayerCall, ...]
+    frees: tuple[tuple[int, ...], ...]  # one for each call, and one for what is sent last
+    sends: tuple[Transfer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one process runs, segment by segment in ascending order."""
+
+    slot: int
+    steps: tuple[Step, ...]
+    spans: Mapping[int, tuple[int, int]]  # of each storage that it uses the bytes that it may touch: first, end
+    given: tuple[int, ...]  # storages that are filled before the first step: weights, constants, model inputs
+    outputs: tuple[tuple[int, Part], ...]  # of the model: number, and where it lies
+
+
+def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64]) -> tuple[Piece, ...]:
+    """Return a piece for each slot that the `assignment` [K] uses, in ascending order.
+
+    A tensor that several layers of a segment read crosses once, a slice as the slice; slices that together are as
+    large as their tensor as the whole of it.
+
+    Raises DseError where the program has not the layers that the segments are of, or a tensor crosses where the
+    segment graph has no edge.
+    """
+    of_layer = segments.segment_of_layer
+    _check_same_layers(program, segments)
+    transfers = _transfers(program, segments, assignment)
+    output_views = [(n, out) for n, out in enumerate(program.outputs) if isinstance(out, Read)]
+    pieces = []
+    for slot in sorted(set(assignment.tolist())):
+        mine = [k for k in range(len(segments)) if assignment[k] == slot]
+        calls = {k: [program.calls[i] for i in segments[k].layer_indices] for k in mine}
+        outputs = tuple(
+            (n, Part(out.view, program.base[out.view.storage]))
+            for n, out in output_views
+            if out.producer is not None and assignment[of_layer[out.producer]] == slot
+        )
+        sends = {k: [t for t in transfers if t.source == slot and segments.edges[t.edge, 0] == k] for k in mine}
+        kept = {part.view.storage for _, part in outputs}
+        frees = _frees(mine, calls, sends, kept)
+        steps = tuple(
+            Step(
+                segment=k,
+                name=segments[k].name,
+                receives=tuple(t for t in transfers if t.target == slot and segments.edges[t.edge, 1] == k),
+                calls=tuple(calls[k]),
+                frees=frees[k],
+                sends=tuple(sends[k]),
+            )
+            for k in mine
+        )
+        spans, given = _spans(program, steps)
+        pieces.append(Piece(slot=slot, steps=steps, spans=spans, given=given, outputs=outputs))
+    return tuple(pieces)
+
+
+def charged_bytes(segments: SegmentGraph) -> NDArray[np.int64]:
+    """Return what each edge [E] is charged at the traced dtypes: `SegmentGraph.edge_bytes` without rescaling."""
+    of_layer = segments.segment_of_layer
+    return segment_edges(segment_reads(segments.graph.parts, of_layer), of_layer)[1].astype(np.int64)
+
+
+def _nbytes(view: View) -> int:
+    return int(np.prod(view.shape, dtype=np.int64)) * view.dtype.itemsize
+
+
+def _check_same_layers(program: LayerProgram, segments: SegmentGraph) -> None:
+    ours, theirs = (
+        [f"{layer.operator} {layer.output_shape}" for layer in graph.layers]
+        for graph in (program.graph, segments.graph)
+    )
+    if ours != theirs:
+        rows = zip_longest(ours, theirs, fillvalue="nothing")
+        place, (mine, other) = next((i, row) for i, row in enumerate(rows) if row[0] != row[1])
+        raise DseError(
+            f"the segments are of another model: layer {place} is {other} there and {mine} in {program.graph.name}",
+            "trace and segment the model that is to run, on inputs of the same shapes",
+        )
+
+
+def _transfers(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64]) -> list[Transfer]:
+    """Return what crosses between slots: of each edge each distinct part of a tensor once."""
+    of_layer = segments.segment_of_layer.tolist()
+    edge_of = {(int(u), int(v)): e for e, (u, v) in enumerate(segments.edges)}
+    parts: dict[tuple[int, int], dict[tuple[int, int], dict[Part, int]]] = defaultdict(lambda: defaultdict(dict))
+    for layer, call in enumerate(program.calls):
+        for read in call.reads:
+            if read.producer is None or not read.nbytes:
+                continue
+            pair = of_layer[read.producer], of_layer[layer]
+            if assignment[pair[0]] != assignment[pair[1]]:
+                storage = read.view.storage
+                parts[pair][read.producer, storage][_part(read, program.base[storage])] = read.nbytes
+    found = []
+    for pair, tensors in sorted(parts.items()):
+        if pair not in edge_of:
+            names = " and ".join(segments[k].name or str(k) for k in pair)
+            raise DseError(
+                f"a tensor crosses between {names}, where the segments have no edge", "trace the model again"
+            )
+        crossing: list[Part] = []
+        for (_, storage), distinct in sorted(tensors.items()):
+            base = program.base[storage]
+            whole = sum(distinct.values()) >= _nbytes(base)
+            crossing.extend([Part(base, base)] if whole else distinct)
+        source, target = (int(assignment[k]) for k in pair)
+        found.append(Transfer(edge=edge_of[pair], source=source, target=target, parts=tuple(crossing)))
+    return found
+
+
+def _part(read: Read, base: View) -> Part:
+    """Return what crosses for a read; equal for all that read the same bytes, whatever they take them for."""
+    view = read.view
+    plain = View(view.storage, view.dtype, view.shape, view.stride, view.offset)
+    return Part(plain, base, read.rest)
+
+
+def _frees(
+    mine: Sequence[int],
+    calls: Mapping[int, Sequence[LayerCall]],
+    sends: Mapping[int, Sequence[Transfer]],
+    kept: set[int],
+) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """Return of each segment which storages are used for the last time by each of its calls, and by what it sends."""
+    last: dict[int, tuple[int, int]] = {}
+    for k in mine:
+        for place, call in enumerate(calls[k]):
+            for view in (*(read.view for read in call.reads), *call.writes, *call.outputs):
+                last[view.storage] = k, place
+        for transfer in sends[k]:
+            for part in transfer.parts:
+                last[part.view.storage] = k, len(calls[k])
+    freed: dict[int, list[list[int]]] = {k: [[] for _ in range(len(calls[k]) + 1)] for k in mine}
+    for storage, (k, place) in last.items():
+        if storage not in kept:
+            freed[k][place].append(storage)
+    return {k: tuple(map(tuple, rows)) for k, rows in freed.items()}
+
+
+def _spans(program: LayerProgram, steps: Sequence[Step]) -> tuple[dict[int, tuple[int, int]], tuple[int, ...]]:
+    """Return what the steps use of each storage, and which of these are given.
+
+    Of what is given and never written only from the first to the last byte that is read; of all else everything.
+    """
+    written = {view.storage for call in program.calls for view in call.writes}
+    spans: dict[int, tuple[int, int]] = {}
+    given: set[int] = set()
+    for step in steps:
+        for call in step.calls:
+            for read in call.reads:
+                storage, view = read.view.storage, read.view
+                if read.producer is None and storage not in written:
+                    begin = view.offset * view.dtype.itemsize // ALIGNMENT * ALIGNMENT
+                    first, end = spans.get(storage, (begin, view.end))
+                    spans[storage] = min(first, begin), max(end, view.end)
+                else:
+                    spans[storage] = 0, program.extents[storage]
+                if read.producer is None:
+                    given.add(storage)
+            for view in (*call.writes, *call.outputs):
+                spans[view.storage] = 0, program.extents[view.storage]
+    return spans, tuple(sorted(given))

@@ -1,0 +1,145 @@
+"""The model of a workload with weights and inputs, ready to run: as it is, and as calls layer by layer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import workloads
+from dse.errors import DseError
+from workloads.factory import build, current_folder_importable
+from workloads.files import is_model_file, is_own_model
+from workloads.graph import WorkloadGraph
+from workloads.layer_program import LayerProgram, layer_program, lowered
+from workloads.trace import evaluation, plain_outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnableModel:
+    """A model as calls, and the function that runs it whole and returns what it returns, flat."""
+
+    program: LayerProgram
+    original: Callable[[], list[Any]]
+    modules: tuple[str, ...]  # that its code is in
+
+
+def runnable(
+    workload: str | nn.Module, graph: WorkloadGraph, inputs: Sequence[Any] | torch.Tensor | None, seed: int
+) -> RunnableModel:
+    """Return the model that `graph` is a trace of, on the CPU.
+
+    Weights come from its own initialisation after `torch.manual_seed(seed)`, or from its file. Floating inputs are
+    drawn from a normal distribution where none are given; others keep the values of the example.
+
+    Raises WorkloadError where it cannot be built or traced, DseError where inputs are missing or of another shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(workload, str) and workload.endswith(".pt2") and is_model_file(workload):
+            return _of_program(Path(workload), graph, inputs)
+        module, traced, examples = (
+            _modules(workload, graph) if isinstance(workload, str) else (workload, workload, inputs)
+        )
+        if examples is None:
+            raise DseError("the inputs of the model are not known", "give them with the module")
+        given = inputs if inputs is not None else drawn(examples)
+    args = (given,) if isinstance(given, torch.Tensor) else tuple(given)
+    program = _kept(layer_program(traced, args, name=graph.name, weights=module))
+    return RunnableModel(
+        program=program,
+        original=lambda: _run(module, pytree.tree_map_only(torch.Tensor, torch.clone, args)),
+        modules=tuple(sorted({type(child).__module__ for child in module.modules()} - {"__main__"})),
+    )
+
+
+def drawn(examples: Any) -> Any:
+    """Return example inputs whose floating tensors are drawn from a normal distribution."""
+
+    def random(tensor: torch.Tensor) -> torch.Tensor:
+        floating = tensor.is_floating_point() or tensor.is_complex()
+        dtype = tensor.dtype if tensor.itemsize > 1 else torch.float32  # none can be drawn of 8 bits
+        return torch.randn(tensor.shape, dtype=dtype).to(tensor.dtype) if floating else tensor
+
+    return pytree.tree_map_only(torch.Tensor, random, examples)
+
+
+def _modules(name: str, graph: WorkloadGraph) -> tuple[nn.Module, nn.Module, Any]:
+    """Return the module of a workload with weights, the same as it was traced, and inputs of the shapes of the graph.
+
+    What ships and what is in files is traced on the meta device, where some tensors lie in memory in another order.
+    """
+    if is_model_file(name):
+        texts = ["x".join(map(str, shape)) for shape in graph.input_shapes]
+        module, examples = workloads.load_onnx(name, texts, weights=True)
+        return module, workloads.load_onnx(name, texts)[0], examples
+    with current_folder_importable():
+        if is_own_model(name):
+            module, examples = build(name, batch=graph.batch)
+            traced = module
+        else:
+            entry = workloads.entry(name)
+            module, examples = build(entry.factory, entry.inputs, kwargs=entry.kwargs)
+            traced, _ = build(entry.factory, entry.inputs, kwargs=entry.kwargs, device="meta")
+    shapes = iter(graph.input_shapes)
+
+    def sized(tensor: torch.Tensor) -> torch.Tensor:
+        shape = next(shapes, tuple(tensor.shape))
+        return tensor if tuple(tensor.shape) == shape else tensor.new_zeros(shape)
+
+    return module, traced, pytree.tree_map_only(torch.Tensor, sized, examples)
+
+
+def _of_program(path: Path, graph: WorkloadGraph, inputs: Sequence[Any] | torch.Tensor | None) -> RunnableModel:
+    from workloads.programs import load_program, read_archive, with_values
+
+    shapes = ["x".join(map(str, shape)) for shape in graph.input_shapes]
+    program = with_values(load_program(read_archive(path), str(path), shapes), path)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    specs = program.graph_signature.input_specs
+    examples = [
+        torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+        for node, spec in zip(nodes, specs, strict=True)
+        if spec.target is None and isinstance(node.meta["val"], torch.Tensor)
+    ]
+    given = drawn(examples) if inputs is None else [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+    tensors = iter(given)
+    held = {**program.constants, **program.state_dict}
+    arguments = [
+        held[str(spec.target)]
+        if spec.target is not None
+        else next(tensors)
+        if isinstance(node.meta["val"], torch.Tensor)
+        else node.meta["val"]
+        for node, spec in zip(nodes, specs, strict=True)
+    ]
+    lowered_program = _kept(lowered(program, given, graph.name))
+    returned = [spec.kind.name == "USER_OUTPUT" for spec in program.graph_signature.output_specs]
+
+    def original() -> list[Any]:
+        with torch.no_grad():
+            made = program.graph_module(*pytree.tree_map_only(torch.Tensor, torch.clone, arguments))
+        return [leaf for leaf, kept in zip(made, returned, strict=True) if kept]
+
+    return RunnableModel(program=lowered_program, original=original, modules=())
+
+
+def _run(module: nn.Module, args: tuple[Any, ...]) -> list[Any]:
+    """Return what a module returns, flat; buffers that it changes are copies."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with evaluation(module), plain_outputs(module), torch.no_grad(), redirect_stdout(sys.stderr):
+        return pytree.tree_leaves(torch.func.functional_call(module, buffers, args))
+
+
+def _kept(program: LayerProgram) -> LayerProgram:
+    """Return the program with copies of what it writes to in place: a run of the model leaves them as they were."""
+    written = {view.storage for call in program.calls for view in call.writes}
+    given = {number: t.clone() if number in written else t for number, t in program.given.items()}
+    return replace(program, given=given)
