@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dse.compare import Comparison, compare
     from dse.cost_table import CostTable, cost_table
     from dse.errors import DseError
     from dse.metrics import Metrics
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dse.timeline import Timeline
 
 __all__ = [
+    "Comparison",
     "CostTable",
     "DesignPoint",
     "DesignSpace",
@@ -26,11 +28,13 @@ __all__ = [
     "Study",
     "StudyResult",
     "Timeline",
+    "compare",
     "cost_table",
     "simulate",
 ]
 
 _HOMES = {
+    "Comparison": "compare",
     "CostTable": "cost_table",
     "DesignPoint": "space",
     "DesignSpace": "space",
@@ -40,6 +44,7 @@ _HOMES = {
     "Study": "study",
     "StudyResult": "study",
     "Timeline": "timeline",
+    "compare": "compare",
     "cost_table": "cost_table",
     "simulate": "simulate",
 }

@@ -28,28 +28,28 @@ class _Node:
     """An operator. Times are in ms; `size` is what it keeps in an accelerator's memory, in bytes."""
 
     id: int
-    supportedOnFpga: bool  # noqa: N815 - the file's own names
-    cpuLatency: Annotated[float, Ge(0)]  # noqa: N815
-    fpgaLatency: Annotated[float, Ge(0)]  # noqa: N815
-    isBackwardNode: bool  # noqa: N815
+    supportedOnFpga: bool
+    cpuLatency: Annotated[float, Ge(0)]
+    fpgaLatency: Annotated[float, Ge(0)]
+    isBackwardNode: bool
     size: Annotated[float, Ge(0)]
-    colorClass: int | None = None  # noqa: N815
+    colorClass: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edge:
     """`cost` is the time, in ms, of moving the output of `sourceId` between an accelerator and host memory."""
 
-    sourceId: int  # noqa: N815
-    destId: int  # noqa: N815
+    sourceId: int
+    destId: int
     cost: Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    maxSizePerFPGA: Annotated[float, Ge(0)]  # noqa: N815
-    maxFPGAs: Annotated[int, Ge(0)]  # noqa: N815
-    maxCPUs: Annotated[int, Ge(0)]  # noqa: N815
+    maxSizePerFPGA: Annotated[float, Ge(0)]
+    maxFPGAs: Annotated[int, Ge(0)]
+    maxCPUs: Annotated[int, Ge(0)]
     nodes: tuple[_Node, ...]
     edges: tuple[_Edge, ...]
 

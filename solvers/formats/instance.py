@@ -77,7 +77,7 @@ class Source:
     @cached_property
     def document(self) -> Any:
         """What the text says as JSON, None where it is none."""
-        if not self.text.lstrip()[:1] in ("{", "["):
+        if self.text.lstrip()[:1] not in ("{", "["):
             return None
         try:
             return json.loads(self.text)

@@ -160,6 +160,4 @@ def _layer(parts: list[str], path: Path, line: int) -> _Layer:
             raise SolverError(f"{path}, line {line}: {key} is {value:g}", "zero or more")
         values.append(value)
     forward, backward, activation, parameters = values
-    return _Layer(
-        id=parts[0], compute_ms=forward + backward, activation_bytes=activation, parameter_bytes=parameters
-    )
+    return _Layer(id=parts[0], compute_ms=forward + backward, activation_bytes=activation, parameter_bytes=parameters)

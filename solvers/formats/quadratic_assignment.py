@@ -15,8 +15,9 @@ class QuadraticAssignment(InstanceFormat):
 
     The file holds n and the matrices A and B; the objective of a permutation p is sum_ij A[i, j] B[p(i), p(j)], and p
     is the assignment of rows of A to rows of B. Which of the two is the flow does not matter: swapping them inverts p.
-    Here the one of fewer pairs is (A of equals), so that the problem has few edges; the answer is turned back. An edge is charged once for both directions, so its bytes are f_ij + f_ji and its
-    distance the mean of d_kl and d_lk: exact where one of the matrices is symmetric, refused elsewhere.
+    Here the one of fewer pairs is (A of equals), so that the problem has few edges; the answer is turned back. An edge
+    is charged once for both directions, so its bytes are f_ij + f_ji and its distance the mean of d_kl and d_lk: exact
+    where one of the matrices is symmetric, refused elsewhere.
     """
 
     name = "quadratic_assignment"
@@ -41,7 +42,9 @@ class QuadraticAssignment(InstanceFormat):
                 i, j = wrong[0].tolist()
                 raise SolverError(f"{path}: {name}[{i}, {j}] is {matrix[i, j]:g}", "zero or more")
         if not ((first == first.T).all() or (second == second.T).all()):
-            raise SolverError(f"{path}: neither A nor B is symmetric", "one of the two: then the other may be what it is")
+            raise SolverError(
+                f"{path}: neither A nor B is symmetric", "one of the two: then the other may be what it is"
+            )
         inverted = _pairs(second) < _pairs(first)
         flow, distance = (second, first) if inverted else (first, second)
         traffic, between = flow + flow.T, (distance + distance.T) / 2
