@@ -16,9 +16,10 @@ import numpy as np
 
 from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver
+from solvers.mapping.solver import MappingSolver, mapping_solver
 
 OVERRUN_S = 60.0  # a solver that is this long over its deadline (or as long as the deadline) is stopped
+LOAD_S = 600.0  # at most, for loading and compiling a solver; the first time on a machine takes minutes
 TICK_S = 0.5
 
 
@@ -91,11 +92,12 @@ class _Process:
         self.task: Task | None = None
         self.alive = True
         self._problem: MappingProblem | None = None
-        self._since = 0.0
+        self._since = 0.0  # monotonic, since it was given the task, or since it was loaded for it
+        self._loaded = False
 
     def give(self, task: Task) -> None:
         """Send a task; the problem only where it is another than before."""
-        self.task, self._since = task, time.monotonic()
+        self.task, self._since, self._loaded = task, time.monotonic(), False
         same = self._problem is task.problem
         self._problem = task.problem
         with suppress(BrokenPipeError):  # it died: `outcome` finds out
@@ -113,14 +115,17 @@ class _Process:
             except Exception as error:  # an answer that does not unpickle is its sender's fault
                 self.kill()
                 return Outcome(kind="error", reason=f"its answer cannot be read: {error}", wall_s=wall_s)
-            self.task = None
+            if found is None:  # it is loaded: its time begins
+                self._since, self._loaded = time.monotonic(), True
+                return None
             assert isinstance(found, Outcome)
+            self.task = None
             return found
-        limit_s = self.task.deadline_s + max(OVERRUN_S, self.task.deadline_s)
-        if wall_s > limit_s:
+        deadline_s = self.task.deadline_s
+        if wall_s > (deadline_s + max(OVERRUN_S, deadline_s) if self._loaded else LOAD_S):
             self.kill()
-            reason = f"stopped after {wall_s:.0f} s: its deadline was {self.task.deadline_s:g} s"
-            return Outcome(kind="error", reason=reason, wall_s=wall_s)
+            what = f"its deadline was {deadline_s:g} s" if self._loaded else "it could not be tried on three segments"
+            return Outcome(kind="error", reason=f"stopped after {wall_s:.0f} s: {what}", wall_s=wall_s)
         return None
 
     def _died(self) -> str:
@@ -149,17 +154,17 @@ def _serve(pipe: Connection) -> None:
             solver, seed, deadline_s, given = pipe.recv()
             problem = given if given is not None else problem
             assert problem is not None
-            pipe.send(_solve(problem, solver, seed, deadline_s))
+            try:
+                found = mapping_solver(solver)
+            except SolverError as error:
+                pipe.send(Outcome(kind="missing", reason=str(error)))
+                continue
+            _warm_up(found, problem)
+            pipe.send(None)
+            pipe.send(_solve(found, problem, seed, deadline_s))
 
 
-def _solve(problem: MappingProblem, name: str, seed: int, deadline_s: float) -> Outcome:
-    from solvers.mapping.solver import mapping_solver
-
-    try:
-        solver = mapping_solver(name)
-    except SolverError as error:
-        return Outcome(kind="missing", reason=str(error))
-    _warm_up(solver, problem)
+def _solve(solver: MappingSolver, problem: MappingProblem, seed: int, deadline_s: float) -> Outcome:
     wall, cpu = time.perf_counter(), time.process_time()
 
     def ended(kind: Literal["done", "refused", "error"], reason: str = "", mapping: Mapping | None = None) -> Outcome:

@@ -24,28 +24,28 @@ def parse(kind: type[Record], document: Any, path: Path) -> Record:
         return TypeAdapter(kind).validate_python(document)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        said = [_problem(problem, document) for problem in problems[:SHOWN]]
+        said = [_said(problem) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             said.append(f"and {len(problems) - SHOWN} more")
-        raise SolverError(f"{path}: {'; '.join(said)}", _hint(problems[0], document)) from None
+        hints = [_hint(problem, document) for problem in problems]
+        near = next((hint for hint in hints if hint.startswith("did you mean")), hints[0])
+        raise SolverError(f"{path}: {'; '.join(said)}", near) from None
 
 
-def _problem(problem: Mapping[str, Any], document: Any) -> str:
+def _said(problem: Mapping[str, Any]) -> str:
     where = key_path(problem["loc"])
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where} is {problem['input']!r}"[:120]
+    return f"{where} is missing" if problem["type"] == "missing" else f"{where} is {problem['input']!r}"[:120]
 
 
 def _hint(problem: Mapping[str, Any], document: Any) -> str:
     if problem["type"] != "missing":
-        return str(problem["msg"])[0].lower() + str(problem["msg"])[1:]
+        message = str(problem["msg"])
+        return message[:1].lower() + message[1:]
     *above, key = problem["loc"]
     holder = document
     for step in above:
         holder = holder[step]
-    there = [str(name) for name in holder] if isinstance(holder, Mapping) else []
-    near = difflib.get_close_matches(str(key), there, n=1)
+    near = difflib.get_close_matches(str(key), [str(name) for name in holder], n=1)
     return f"did you mean {key!r} by {near[0]!r}?" if near else f"the format needs {key!r}"
 
 

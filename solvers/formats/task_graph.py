@@ -26,9 +26,9 @@ class TaskGraph(InstanceFormat):
     """Tasks of given times on P unlike processors; an edge takes its time where it joins two processors.
 
     JSON: `W` [tasks][processors], the computation cost of a task on a processor, and `edges` as [from, to,
-    communication cost], tasks numbered from 0. That is the model of Topcuoglu, Hariri, Wu, "Performance-effective and low-complexity
-    task scheduling for heterogeneous computing" (IEEE TPDS 13(3), 2002): the schedule length is the objective, links
-    are never busy, and the order in which a processor runs its tasks is part of the answer.
+    communication cost], tasks numbered from 0. That is the model of Topcuoglu, Hariri, Wu, "Performance-effective and
+    low-complexity task scheduling for heterogeneous computing" (IEEE TPDS 13(3), 2002): the schedule length is the
+    objective, links are never busy, and the order in which a processor runs its tasks is part of the answer.
     """
 
     name = "task_graph"
