@@ -78,7 +78,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 SUFFIXES = (".json", ".txt", ".dat")
 
 
-def row_of(answer: Answer, case: Case) -> dict[str, Any]:
+def row_of(answer: Answer, case: Case, best_known: float | None) -> dict[str, Any]:
     """Return an answer as a flat row of numbers and words; None for what it does not have."""
     return {
         "instance": answer.instance,
@@ -95,8 +95,8 @@ def row_of(answer: Answer, case: Case) -> dict[str, Any]:
         "unit": case.unit,
         "latency_ms": answer.latency_ms,
         "energy_mj": answer.energy_mj,
-        "best_known": case.best_known,
-        "to_best": excess(answer.objective, case.best_known),
+        "best_known": best_known,
+        "to_best": excess(answer.objective, best_known),
         "reason": answer.reason,
     }
 
@@ -111,7 +111,7 @@ def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool 
     rows = []
     for answer in comparison.answers:
         case = by_name[answer.instance]
-        row = row_of(answer, case)
+        row = row_of(answer, case, comparison.best_known.get(case.name))
         row["history"] = [asdict(line) for line in answer.history]
         if assignments:
             row["assignment"] = None if answer.assignment is None else case.tell(answer.assignment)
@@ -132,7 +132,7 @@ def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool 
                 "regime": case.problem.regime,
                 "contiguous": case.problem.contiguous,
                 "unit": case.unit,
-                "best_known": case.best_known,
+                "best_known": comparison.best_known.get(case.name),
                 "best": comparison.best(case.name),
                 "lower_bound": comparison.bound(case.name),
             }

@@ -31,7 +31,9 @@ def write_comparison(comparison: Comparison, cases: Sequence[Case], folder: str 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     by_name = {case.name: case for case in cases}
-    frame = pd.DataFrame([row_of(answer, by_name[answer.instance]) for answer in comparison.answers])
+    known = comparison.best_known
+    rows = [row_of(a, by_name[a.instance], known.get(a.instance)) for a in comparison.answers]
+    frame = pd.DataFrame(rows)
     numeric = ["objective", "lower_bound", "gap", "cpu_s", "latency_ms", "energy_mj", "best_known", "to_best"]
     frame[numeric] = frame[numeric].astype(float)  # a column without any number is still one of numbers
     write_file(folder / "rows.csv", lambda path: frame.to_csv(path, index=False))
