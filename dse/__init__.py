@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dse.compare import Comparison, compare
     from dse.cost_table import CostTable, cost_table
     from dse.errors import DseError
     from dse.mapped_model import MappedRun, run_mapped
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dse.timeline import Timeline
 
 __all__ = [
+    "Comparison",
     "CostTable",
     "DesignPoint",
     "DesignSpace",
@@ -28,12 +30,14 @@ __all__ = [
     "Study",
     "StudyResult",
     "Timeline",
+    "compare",
     "cost_table",
     "run_mapped",
     "simulate",
 ]
 
 _HOMES = {
+    "Comparison": "compare",
     "CostTable": "cost_table",
     "DesignPoint": "space",
     "DesignSpace": "space",
@@ -44,6 +48,7 @@ _HOMES = {
     "Study": "study",
     "StudyResult": "study",
     "Timeline": "timeline",
+    "compare": "compare",
     "cost_table": "cost_table",
     "run_mapped": "mapped_model",
     "simulate": "simulate",

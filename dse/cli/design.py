@@ -16,19 +16,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-OPTIONS = (
-    click.argument("workload"),
-    click.option("--package", required=True, help="A package of the library: see `dse systems`."),
-    click.option("--chips", required=True, help="Chips in slot order, joined by commas: big_core,big_core,small_core."),
+COST_OPTIONS = (
     click.option("--library", default="chiplets", show_default=True, help="Name or YAML file of a chip library."),
-    click.option("--solver", default="local_search", show_default=True, help="Mapping solver."),
-    click.option(
-        "--objective",
-        type=click.Choice(["latency", "energy", "throughput"]),
-        default="latency",
-        show_default=True,
-        help="What to make best; throughput is that of a stream of inputs.",
-    ),
     click.option("--precision", default="fp16", show_default=True, help="fp32, tf32, fp16, fp8 or int8."),
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples an input."),
     click.option("--model", default="learned", show_default=True, help="Layer cost model."),
@@ -37,6 +26,22 @@ OPTIONS = (
     click.option("--segments", "count", type=click.IntRange(min=1), help="Cut the layers into so many segments."),
     click.option("--segment-size", type=click.IntRange(min=1), help="Layers a segment.  [default: 4]"),
     click.option("--depth", type=click.IntRange(min=1), help="One segment a module at this depth of the model."),
+)
+"""What says how the segments of a workload on given chips are cut and costed."""
+
+OPTIONS = (
+    click.argument("workload"),
+    click.option("--package", required=True, help="A package of the library: see `dse systems`."),
+    click.option("--chips", required=True, help="Chips in slot order, joined by commas: big_core,big_core,small_core."),
+    click.option("--solver", default="local_search", show_default=True, help="Mapping solver."),
+    click.option(
+        "--objective",
+        type=click.Choice(["latency", "energy", "throughput"]),
+        default="latency",
+        show_default=True,
+        help="What to make best; throughput is that of a stream of inputs.",
+    ),
+    *COST_OPTIONS,
     click.option(
         "--deadline", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds."
     ),
@@ -154,14 +159,12 @@ SEGMENT_KEYS = (
 )
 
 
-def map_design(
+def cost_design(
     *,
     workload: str,
     package: str,
     chips: str,
     library: str,
-    solver: str,
-    objective: Objective,
     precision: str,
     batch: int,
     model: str,
@@ -170,35 +173,23 @@ def map_design(
     count: int | None,
     segment_size: int | None,
     depth: int | None,
-    deadline: float,
-    contiguous: bool,
-    seed: int,
-    regime: Regime | None = None,
-) -> MappedDesign:
-    """Trace, cost and map. Raises the error of the package that meets a wrong word, InputError where nothing fits."""
+) -> CostTable:
+    """Trace and cost. Raises the error of the package that meets a wrong word, InputError for chips without a name."""
     import chiplib
-    import solvers
     import workloads
     from dse.cost_table import cost_table
-    from dse.prediction import mapping_interval
     from dse.workload import workload_graph
 
     ways = {"count": count, "segment_size": segment_size, "depth": depth}
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) > 1:
         raise click.UsageError("--segments, --segment-size and --depth exclude each other")
-    names = tuple(name.strip() for name in chips.split(","))
-    if "" in names:
-        place = names.index("") + 1
-        raise InputError(
-            f"--chips {chips!r} names no chip in place {place}",
-            "names joined by single commas, such as big_core,small_core; slots left over stay empty",
-        )
+    names = chip_names(chips)
     shelf = chiplib.load_library(library)
     system = chiplib.System.build(package=package, chips=list(names), library=shelf)
     graph = workload_graph(workload, batch=batch)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
-    table = cost_table(
+    return cost_table(
         segments,
         system,
         model=model,
@@ -207,12 +198,46 @@ def map_design(
         timer=timer,
         calibrations=shelf.folder,
     )
+
+
+def chip_names(chips: str) -> tuple[str, ...]:
+    """Return the names of --chips. Raises InputError where one is empty."""
+    names = tuple(name.strip() for name in chips.split(","))
+    if "" in names:
+        place = names.index("") + 1
+        raise InputError(
+            f"--chips {chips!r} names no chip in place {place}",
+            "names joined by single commas, such as big_core,small_core; slots left over stay empty",
+        )
+    return names
+
+
+def map_design(
+    *,
+    workload: str,
+    package: str,
+    chips: str,
+    solver: str,
+    objective: Objective,
+    precision: str,
+    batch: int,
+    deadline: float,
+    contiguous: bool,
+    seed: int,
+    regime: Regime | None = None,
+    **costing: Any,
+) -> MappedDesign:
+    """Cost and map. Raises what `cost_design` raises, InputError where nothing fits."""
+    import solvers
+    from dse.prediction import mapping_interval
+
+    table = cost_design(workload=workload, package=package, chips=chips, precision=precision, batch=batch, **costing)
     problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
     design = MappedDesign(
         workload=workload,
         package=package,
-        chips=names,
+        chips=chip_names(chips),
         precision=precision,
         batch=batch,
         contiguous=contiguous,
