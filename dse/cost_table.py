@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from chiplib.rules import BrokenRule, broken_network_rules, broken_rules, layer_
 from dse.errors import DseError
 from dse.proxy.model import DEFAULT, Bound, LayerCosts, LayerQuestion, check_datasheets, check_software, cost_model
 from dse.proxy.software import UNSAID, Software
+from dse.teams import TeamCosts, mode_routes
+from dse.training_pipeline import training_terms
 from dse.workload import require_counted
-from solvers.mapping.problem import MappingProblem, Regime
+from solvers.mapping.problem import UNLIMITED, MappingProblem, Regime
 
 if TYPE_CHECKING:
     from chiplib.system import System
@@ -56,6 +58,7 @@ class SegmentCosts:
     allowed: NDArray[np.bool_]  # [K, T]
     refusals: tuple[Refusal, ...]  # every reason for what is not allowed
     software: Software = UNSAID  # as asked for; which it is on each chip `layers.evidence` tells
+    calibrations: Path | None = None  # folder of stored calibrations of chips
     low_ms: NDArray[np.float64] | None = None  # [K, T] interval of latency, of models that give one
     high_ms: NDArray[np.float64] | None = None  # [K, T]
 
@@ -180,12 +183,21 @@ class CostTable:
         regime: Regime | None = None,
         weights: tuple[float, float] | None = None,
         contiguous: bool = False,
+        free_order: bool = False,
+        max_latency_ms: float = np.inf,
+        max_energy_mj: float = np.inf,
+        teams: TeamCosts | None = None,
+        micro_batches: int | None = None,
     ) -> MappingProblem:
         """State the mapping of these segments on this system as arrays.
 
         `latency` is the time of one input (serial), `throughput` the load of the busiest resource (pipelined),
         `energy` that of one input in `regime` (serial unless given). `weights` (of time, of energy) take the place of
-        the objective's own.
+        the objective's own. `free_order` leaves the order of segments on a slot to the solver (serial). `teams` adds
+        the modes in which several slots run a segment (see dse.teams.team_costs).
+
+        Of a training step in the pipelined regime, forward and backward segments of the same weights stay together,
+        and each stage keeps the activations of the inputs that it has in flight: of `micro_batches` at most.
 
         Raises DseError where the objective is unknown or does not go with the regime.
         """
@@ -195,27 +207,58 @@ class CostTable:
         if regime is not None and objective != "energy" and weights is None and regime != own:
             raise DseError(f"objective {objective!r} is of the {own} regime, not {regime!r}", f"regime: {own}")
         resolved = regime or own
+        if micro_batches is not None and micro_batches < 1:
+            raise DseError(f"micro_batches is {micro_batches}", "at least 1")
         latency_weight, energy_weight = weights or ((0.0, 1.0) if objective == "energy" else (1.0, 0.0))
-        segments, routes = self.segments, self.system.routes
+        segments, system = self.segments, self.system
+        held = resident_bytes(segments, resolved)
+        terms: dict[str, Any] = {}
+        if segments.graph.mode == "train" and resolved == "pipelined":
+            training = training_terms(segments)
+            held = held - 2.0 * training.stash_bytes
+            terms |= {
+                "group": training.group,
+                "backward": training.backward,
+                "stash_bytes": training.stash_bytes,
+                "most_in_flight": micro_batches or UNLIMITED,
+            }
+        compute_ms, energy_mj, allowed = self.latency_ms, self.energy_mj, self.allowed
+        routes: dict[str, Any] = {
+            "route_latency_ms": system.routes.latency_ms,
+            "route_ms_per_byte": system.routes.ms_per_byte,
+            "route_mj_per_byte": system.routes.mj_per_byte,
+            "route_links": system.routes.uses_link,
+        }
+        if teams is not None and teams.teams:
+            alone = np.repeat(held[:, None], compute_ms.shape[1], axis=1)
+            compute_ms, energy_mj = (
+                np.hstack(pair) for pair in ((compute_ms, teams.compute_ms), (energy_mj, teams.energy_mj))
+            )
+            in_turn = np.array([team.way == "replicate" for team in teams.teams])  # shortens no single input's time
+            allowed = np.hstack([allowed, teams.allowed & ((resolved == "pipelined") | ~in_turn)])
+            routes = mode_routes(system.routes, np.vstack([np.eye(system.slots, dtype=np.bool_), teams.members]))
+            held = np.hstack([alone, teams.resident_bytes])
+            terms["teams"] = teams.members
         return MappingProblem(
-            compute_ms=self.latency_ms,
-            energy_mj=self.energy_mj,
+            compute_ms=compute_ms,
+            energy_mj=energy_mj,
             edges=segments.edges,
             edge_bytes=segments.edge_bytes,
-            route_latency_ms=routes.latency_ms,
-            route_ms_per_byte=routes.ms_per_byte,
-            route_mj_per_byte=routes.mj_per_byte,
-            route_links=routes.uses_link,
-            resident_bytes=resident_bytes(segments, resolved),
+            resident_bytes=held,
             workspace_bytes=segments.workspace_bytes,
-            capacity_bytes=self.system.capacity_bytes,
-            allowed=self.allowed,
-            static_w=self.system.static_w,
+            capacity_bytes=system.capacity_bytes,
+            allowed=allowed,
+            static_w=system.static_w,
             regime=resolved,
             latency_weight=latency_weight,
             energy_weight=energy_weight,
+            max_latency_ms=max_latency_ms,
+            max_energy_mj=max_energy_mj,
             contiguous=contiguous,
+            free_order=free_order,
             names=self.costs.names,
+            **routes,
+            **terms,
         )
 
 
@@ -283,6 +326,7 @@ def segment_costs(
         allowed=allowed,
         refusals=refusals,
         software=software,
+        calibrations=folder,
         low_ms=None if layers.low_ms is None else of_segments(layers.low_ms, in_time),
         high_ms=None if layers.high_ms is None else of_segments(layers.high_ms, in_time),
     )

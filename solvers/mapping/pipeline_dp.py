@@ -102,7 +102,8 @@ class _Search:
         self.items: Items = stage_items(problem)
         self.groups = interchangeable_slots(problem)
         self.groups += [[mode] for mode in range(problem.slots, problem.modes)]
-        self.tractable = _tractable(self.items.count, self.groups)
+        self.states = _state_count(problem, self.groups)
+        self.tractable = _tractable(self.items.count, self.groups, self.states)
         self.best: NDArray[np.int64] | None = None
         self.objective = np.inf
         self.history: list[Incumbent] = []
@@ -128,7 +129,7 @@ class _Search:
             order = self._order(turn, rng)
             if self.tractable:
                 value = self._cut(order)
-                done = len(self.groups) ** 2 * _states(self.groups) * self.items.count**2 // 2
+                done = len(self.groups) ** 2 * self.states * self.items.count**2 // 2
                 if turn == 0 and PipelineDP.proves(problem):
                     self._settle(value)
                     return
@@ -249,12 +250,8 @@ class _Search:
         return of_item[self.items.item]
 
 
-def _states(groups: list[list[int]]) -> int:
-    return prod(len(group) + 1 for group in groups)
-
-
-def _tractable(items: int, groups: list[list[int]]) -> bool:
-    cells = _states(groups) * len(groups) * (items + 1)
+def _tractable(items: int, groups: list[list[int]], states: int) -> bool:
+    cells = states * len(groups) * (items + 1)
     return cells <= MAX_CELLS and cells * len(groups) * items // 2 <= MAX_STEPS
 
 
@@ -304,6 +301,10 @@ def _stage_numbers(problem: MappingProblem, items: Items, assignment: NDArray[np
     return np.array([place[mode] for mode in of_item.tolist()], dtype=np.float64)
 
 
+def _state_count(problem: MappingProblem, groups: list[list[int]]) -> int:
+    return 2**problem.slots if len(problem.teams) else prod(len(group) + 1 for group in groups)
+
+
 def _counts(problem: MappingProblem, groups: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """State after using one more mode of a kind [N, G], and stages of a state [N].
 
@@ -311,10 +312,9 @@ def _counts(problem: MappingProblem, groups: list[list[int]]) -> tuple[NDArray[n
     """
     if len(problem.teams):
         masks = problem.members @ (1 << np.arange(problem.slots))
-        states = np.arange(2**problem.slots)
-        free = (states[:, None] & masks) == 0
-        stages = np.array([bin(state).count("1") for state in states.tolist()])
-        return np.where(free, states[:, None] | masks, -1), stages
+        used = np.arange(2**problem.slots)
+        free = (used[:, None] & masks) == 0
+        return np.where(free, used[:, None] | masks, -1), np.bitwise_count(used).astype(np.int64)
     sizes = [len(group) for group in groups]
     counts = np.array(list(product(*(range(size + 1) for size in sizes))), dtype=np.int64)
     stride = np.array([prod(size + 1 for size in sizes[kind + 1 :]) for kind in range(len(sizes))], dtype=np.int64)

@@ -1,11 +1,16 @@
 """No lower bound exceeds brute force; where theory says a bound is exact, it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.mapping.bounds import lower_bound, lower_bounds
+from solvers.mapping.evaluate import evaluate
+from solvers.mapping.feasibility import explain_infeasible
+from solvers.mapping.solve import solve_mapping
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -21,6 +26,35 @@ def test_no_bound_exceeds_brute_force(seed, contiguous, random_problem, brute_fo
         time_ms, energy_mj = lower_bounds(problem, np.eye(2))
         assert time_ms <= every.latency_ms[legal].min()
         assert energy_mj <= every.energy_mj[legal].min()
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=SEEDS)
+def test_no_bound_exceeds_brute_force_on_all_that_problems_hold(seed, rich_problem, brute_force):
+    problem = rich_problem(seed, segments=1 + seed % 5)
+    optimum = brute_force(problem)[0]
+    assert lower_bound(problem) <= optimum
+    if explain_infeasible(problem):
+        assert optimum == np.inf
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=SEEDS)
+def test_limits_bound_one_objective_of_a_pair(seed, rich_problem, brute_force):
+    free = rich_problem(seed, segments=1 + seed % 4, latency_weight=1.0, energy_weight=0.0, free_order=False)
+    _, every, points = brute_force(free)
+    if not points.feasible.any():
+        return
+    limit = float(np.median(points.energy_mj[points.feasible]))
+    limited = replace(free, max_energy_mj=limit)
+    assert (evaluate(limited, every).feasible == (points.feasible & (points.energy_mj <= limit * (1 + 1e-9)))).all()
+    least = float(points.energy_mj[points.feasible].min())
+    assert not explain_infeasible(replace(free, max_energy_mj=least))
+    beyond = explain_infeasible(replace(free, max_energy_mj=lower_bounds(free, np.array([[0.0, 1.0]]))[0] * 0.9))
+    assert not beyond or (beyond[0].constraint == "energy limit" and beyond[0].gap > 0)
+    mapping = solve_mapping(limited, "local_search", seed=1)
+    if len(mapping.assignment):
+        assert mapping.energy_mj <= limit * (1 + 1e-9)
 
 
 @settings(max_examples=150, deadline=None)

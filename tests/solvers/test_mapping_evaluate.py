@@ -34,6 +34,23 @@ def test_vectorised_equals_checker(seed, contiguous, random_problem):
         assert values.energy_mj == pytest.approx(evaluation.energy_mj[m], rel=1e-12)
 
 
+@settings(max_examples=400, deadline=None)
+@given(seed=SEEDS)
+def test_the_kernels_equal_the_checker_on_all_that_problems_hold(seed, rich_problem):
+    problem = rich_problem(seed)
+    rng = np.random.default_rng(seed)
+    batch = rng.integers(0, problem.modes, (8, problem.segments))
+    batch[4:] = rng.integers(0, problem.modes, (4, problem.unit.max() + 1))[:, problem.unit]
+    evaluation = evaluate(problem, batch)
+    for m, assignment in enumerate(batch):
+        broken = check(problem, assignment)
+        assert evaluation.feasible[m] == (not broken), broken
+        if not broken:
+            values = checked(problem, assignment, objective=float(evaluation.objective[m]))
+            assert values.latency_ms == pytest.approx(evaluation.latency_ms[m], rel=1e-12)
+            assert values.energy_mj == pytest.approx(evaluation.energy_mj[m], rel=1e-12)
+
+
 def diamond(**changes) -> MappingProblem:
     """0 -> {1, 2} -> 3 on two slots one hop apart: 1 ms + 2 ms per byte, 3 mJ per byte."""
     off = 1.0 - np.eye(2)

@@ -1,0 +1,216 @@
+"""Teams: what it costs to run a segment on several slots together, split over them or replicated.
+
+At the boundary of segments a tensor lies evenly on the slots of the mode that made it, a piece of 1/G on each. So an
+edge between modes p and q moves, from each slot of p to each other slot of q, 1/(G_p G_q) of its bytes, and nothing
+within one mode. A split segment that needs its inputs whole gathers them within its team first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.errors import DseError
+from dse.proxy.model import LayerQuestion, cost_model
+
+if TYPE_CHECKING:
+    from chiplib.package import Routes
+    from dse.cost_table import CostTable
+    from workloads.graph import WorkloadGraph
+    from workloads.sharding import SegmentSplit
+
+TeamWay = Literal["channels", "sequence", "replicate"]
+"""How a team shares a segment: by channels (or heads), along the sequence, or whole inputs in turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """Slots that run segments together, in one way."""
+
+    slots: tuple[int, ...]
+    way: TeamWay
+
+    @property
+    def size(self) -> int:
+        """G, how many slots share."""
+        return len(self.slots)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeamCosts:
+    """What K segments cost on T teams: what a MappingProblem takes beside its slots. Infinite where not allowed."""
+
+    teams: tuple[Team, ...]  # [T]
+    members: NDArray[np.bool_]  # [T, S]
+    compute_ms: NDArray[np.float64]  # [K, T] of each slot of the team
+    energy_mj: NDArray[np.float64]  # [K, T] dynamic, of all slots
+    resident_bytes: NDArray[np.float64]  # [K, T] on each slot
+    allowed: NDArray[np.bool_]  # [K, T]
+    splits: dict[tuple[int, int], SegmentSplit]  # segment and team -> what it runs; replicas have none
+
+
+def aligned_teams(slots: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return groups of `sizes` of consecutive slots, none of a size overlapping another: nested or apart.
+
+    Raises DseError for a size that is no divisor of the next larger one, or below 2.
+    """
+    ordered = sorted(set(sizes))
+    if (ordered and ordered[0] < 2) or any(large % small for small, large in pairwise(ordered)):
+        raise DseError(
+            f"teams of {', '.join(map(str, sizes))} slots", "sizes from 2, each dividing the next, such as 2,4"
+        )
+    return [tuple(slots[first : first + size]) for size in ordered for first in range(0, len(slots) - size + 1, size)]
+
+
+def team_costs(
+    table: CostTable,
+    splits: Sequence[SegmentSplit],
+    *,
+    teams: Sequence[tuple[int, ...]],
+    replicate: bool = False,
+) -> TeamCosts:
+    """Cost the segments of a table on teams of its slots.
+
+    `splits` are the valid ways in which segments can be split; of several by channels or heads for as many members the
+    one with the least time counts. A segment is allowed on a team where it is on each of its slots. A split takes the
+    time of its slowest member and of its collectives; `replicate` adds teams that run every G-th input whole, which
+    shortens a pipeline's period (each slot is then busy for 1/G of the segment's time).
+    """
+    segments, routes = table.segments, table.system.routes
+    slots = table.latency_ms.shape[1]
+    found = [Team(slots=chosen, way=way) for chosen in teams for way in ("channels", "sequence")]
+    found += [Team(slots=chosen, way="replicate") for chosen in teams if replicate]
+    shape = len(segments), len(found)
+    compute_ms, energy_mj, resident = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape)
+    chosen_split: dict[tuple[int, int], SegmentSplit] = {}
+    priced = _priced(table, splits)
+    for t, team in enumerate(found):
+        on = list(team.slots)
+        if team.way == "replicate":
+            compute_ms[:, t] = table.latency_ms[:, on].max(axis=1) / team.size
+            energy_mj[:, t] = table.energy_mj[:, on].mean(axis=1)
+            resident[:, t] = segments.weight_bytes + 2.0 * segments.output_bytes
+            continue
+        for split, (latency_ms, dynamic_mj) in zip(splits, priced, strict=True):
+            k = split.segment
+            if split.groups != team.size or (split.way == "sequence") != (team.way == "sequence"):
+                continue
+            sizes = split.at(segments.float_bytes)
+            sent = sizes.sent_bytes
+            whole = sum(layout.nbytes for layout in split.inputs if layout.full)
+            every = sum(layout.nbytes for layout in split.inputs)
+            if whole:
+                read = table.costs.input_bytes[k] * whole / every
+                sent = np.vstack([sent, np.full(team.size, read * (team.size - 1) / team.size)])
+            types = table.type_of_slot[on]
+            if (types >= len(table.costs.chips)).any():
+                continue
+            wait_ms, moved_mj = _collectives(routes, on, sent)
+            own_ms = latency_ms[np.arange(team.size), types]
+            time_ms = float(own_ms.max()) + wait_ms
+            if time_ms < compute_ms[k, t]:
+                compute_ms[k, t] = time_ms
+                energy_mj[k, t] = float(dynamic_mj[np.arange(team.size), types].sum()) + moved_mj
+                resident[k, t] = float(sizes.weight_bytes.max()) + 2.0 * segments.output_bytes[k] / team.size
+                chosen_split[k, t] = split
+    members = np.zeros((len(found), slots), dtype=np.bool_)
+    for t, team in enumerate(found):
+        members[t, list(team.slots)] = True
+    everywhere = np.stack([table.allowed[:, list(team.slots)].all(axis=1) for team in found], axis=1)
+    allowed = np.isfinite(compute_ms) & everywhere if found else np.zeros(shape, dtype=np.bool_)
+    return TeamCosts(
+        teams=tuple(found),
+        members=members,
+        compute_ms=np.where(allowed, compute_ms, np.inf),
+        energy_mj=np.where(allowed, energy_mj, np.inf),
+        resident_bytes=resident,
+        allowed=allowed,
+        splits=chosen_split,
+    )
+
+
+def mode_routes(routes: Routes, members: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Return the route arrays of a MappingProblem between modes: `members` [M, S] says which slots each uses.
+
+    An edge's pieces go side by side: it takes the longest route's latency and the time of the link that carries most.
+    """
+    modes = len(members)
+    links = routes.uses_link.shape[-1]
+    latency, per_byte, energy = (np.zeros((modes, modes)) for _ in range(3))
+    held = np.zeros((modes, modes, links))
+    for p, q in permutations(range(modes), 2):
+        source, target = np.flatnonzero(members[p]), np.flatnonzero(members[q])
+        share = 1.0 / (len(source) * len(target))
+        pairs = np.ix_(source, target)
+        on_link = share * (routes.ms_per_byte[pairs][..., None] * routes.uses_link[pairs]).sum(axis=(0, 1))
+        latency[p, q] = routes.latency_ms[pairs].max()
+        per_byte[p, q] = max(on_link.max(initial=0.0), share * routes.ms_per_byte[pairs].max())
+        energy[p, q] = share * routes.mj_per_byte[pairs].sum()
+        if per_byte[p, q]:
+            held[p, q] = on_link / per_byte[p, q]
+    return {
+        "route_latency_ms": latency,
+        "route_ms_per_byte": per_byte,
+        "route_mj_per_byte": energy,
+        "route_links": held,
+    }
+
+
+def _collectives(routes: Routes, on: Sequence[int], sent: NDArray[np.float64]) -> tuple[float, float]:
+    """Time in ms and energy in mJ of collectives in which each slot of `on` sends `sent` [C, G] bytes, evenly."""
+    if not len(sent):
+        return 0.0, 0.0
+    pairs = np.ix_(on, on)
+    per_link = (routes.ms_per_byte[pairs][..., None] * routes.uses_link[pairs]).sum(axis=1)  # [G, L] a byte to each
+    to_each = sent / (len(on) - 1)  # [C, G]
+    slowest = np.maximum(
+        (to_each @ per_link).max(axis=1, initial=0.0), (to_each * routes.ms_per_byte[pairs].max(axis=1)).max(axis=1)
+    )
+    wait_ms = float(slowest.sum() + len(sent) * routes.latency_ms[pairs].max())
+    return wait_ms, float((to_each @ routes.mj_per_byte[pairs].sum(axis=1)).sum())
+
+
+def _priced(table: CostTable, splits: Sequence[SegmentSplit]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Latency in ms and dynamic energy in mJ [members, chip types] of each split, in one call of the model."""
+    costs = table.costs
+    if not splits:
+        return []
+    members = [member for split in splits for member in split.members]
+    rows = [row for split in splits for row in split.at(costs.segments.float_bytes).rows]
+    asked = LayerQuestion(
+        layers=np.concatenate(rows),
+        chips=costs.features,
+        precision=costs.precision,
+        graph=_together([member.graph for member in members]),
+        types=costs.chips,
+        software=costs.software,
+        calibrations=costs.calibrations,
+    )
+    layers = cost_model(costs.model).predict(asked)
+    ends = np.cumsum([len(row) for row in rows])
+    sums = [
+        np.stack([part.sum(axis=0) for part in np.split(values, ends[:-1])])
+        for values in (layers.latency_ms, layers.energy_mj)
+    ]
+    first = np.cumsum([0, *(len(split.members) for split in splits)])
+    return [(sums[0][a:b], sums[1][a:b]) for a, b in pairwise(first)]
+
+
+def _together(graphs: Sequence[WorkloadGraph]) -> WorkloadGraph:
+    """One graph that holds the layers of all, without edges."""
+    from workloads.graph import WorkloadGraph
+
+    return WorkloadGraph(
+        name=graphs[0].name,
+        layers=tuple(layer for graph in graphs for layer in graph.layers),
+        edges=np.zeros((0, 2), np.int64),
+        edge_bytes=np.zeros(0, np.int64),
+        parameters=0,
+        weight_bytes=0,
+        batch=graphs[0].batch,
+    )
