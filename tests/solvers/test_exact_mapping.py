@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,11 +12,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from solvers.mapping import cp_sat, pipeline_dp
+from solvers.mapping._cp_model.model import Found, Model, Outcome
 from solvers.mapping.cp_sat import CpSat
 from solvers.mapping.evaluate import evaluate
 from solvers.mapping.pipeline_dp import PipelineDP
@@ -86,6 +88,7 @@ def brute_force(problem: MappingProblem) -> float:
     return float(every_mapping(problem)[1].min())
 
 
+LIMITS: list[tuple[str, ...]] = [(), (), ("max_latency_ms",), ("max_energy_mj",), ("max_latency_ms", "max_energy_mj")]
 SETTING = {
     "seed": st.integers(0, 100_000),
     "segments": st.integers(2, 6),
@@ -224,7 +227,8 @@ def test_too_little_memory_is_proven_and_explained() -> None:
 def test_a_proof_that_a_legal_mapping_refutes_is_dropped() -> None:
     problem = random_problem(7, 8, 4, regime="pipelined", twins=True, tightness=0.5)
     warm = np.array([3, 3, 2, 2, 0, 0, 1, 1])
-    wrong = patch.object(cp_sat._Model, "solve", lambda *_, **__: ("OPTIMAL", None, 1e9))
+    found = Found(np.array([0, 0, 0, 0, 1, 1, 1, 1]), None)
+    wrong = patch.object(Model, "solve", lambda *_, **__: Outcome("OPTIMAL", found, 1e9))
     with wrong, patch.object(cp_sat, "_heuristics", lambda _: ()):
         mapping = CpSat().solve(problem, warm_start=warm)
     assert mapping.status == "feasible"
@@ -258,22 +262,18 @@ def test_same_seed_same_answer() -> None:
 
 
 def test_topcuoglu(measured: Callable[[str], Path]) -> None:
-    """The 10-task graph of Topcuoglu et al. 2002: its optimum is 73 (HEFT 80); each slot in our numbering's order."""
-    path = measured("solvers/heft_canonical/topcuoglu10.json")
-    task = json.loads(path.read_text())
-    # HEFT's upward rank is a topological order; slots run their tasks in it.
-    order = [0, 2, 3, 1, 4, 5, 8, 6, 7, 9]
+    """The 10-task graph of Topcuoglu et al. 2002: its optimum is 73 (HEFT 80), proven."""
+    task = json.loads(measured("solvers/heft_canonical/topcuoglu10.json").read_text())
+    order = [0, 2, 3, 1, 4, 5, 8, 6, 7, 9]  # HEFT's upward rank, a topological order
     number = {old: new for new, old in enumerate(order)}
-    edges = np.array([(number[u], number[v]) for u, v, _ in task["edges"]], dtype=np.int64)
     compute = np.array(task["W"], dtype=float)[order]
-    off = 1.0 - np.eye(3)
     problem = MappingProblem(
         compute_ms=compute,
         energy_mj=np.zeros_like(compute),
-        edges=edges,
+        edges=np.array([(number[u], number[v]) for u, v, _ in task["edges"]], dtype=np.int64),
         edge_bytes=np.array([c for _, _, c in task["edges"]], dtype=float),
         route_latency_ms=np.zeros((3, 3)),
-        route_ms_per_byte=off,
+        route_ms_per_byte=1.0 - np.eye(3),
         route_mj_per_byte=np.zeros((3, 3)),
         route_links=np.zeros((3, 3, 0), dtype=bool),
         resident_bytes=np.zeros(10),
@@ -281,7 +281,37 @@ def test_topcuoglu(measured: Callable[[str], Path]) -> None:
         capacity_bytes=np.full(3, 1.0),
         allowed=np.ones((10, 3), dtype=bool),
     )
-    mapping = CpSat().solve(problem)
-    assert mapping.status == "optimal"
-    assert mapping.objective == pytest.approx(brute_force(problem))
-    assert 73 <= mapping.objective <= 80
+    in_number_order = CpSat().solve(problem)
+    assert in_number_order.status == "optimal"
+    assert in_number_order.objective == pytest.approx(brute_force(problem))
+    free = CpSat().solve(replace(problem, free_order=True))
+    assert (free.status, free.objective) == ("optimal", pytest.approx(73))
+
+
+def test_cp_sat_equals_brute_force_on_everything(rich_problem, brute_force) -> None:  # type: ignore[no-untyped-def]
+    """Teams, groups, ports, training, hosts, a free order, and limits that bind: one random problem after the other."""
+
+    @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3, 0.7]), limits=st.sampled_from(LIMITS))
+    def equal(seed: int, share: float, limits: tuple[str, ...]) -> None:
+        problem = rich_problem(seed, segments=2 + seed % 4)
+        best, _, evaluation = brute_force(problem)
+        if np.isfinite(best) and limits:
+            legal = evaluation.feasible
+            some = {
+                "max_latency_ms": float(np.quantile(evaluation.latency_ms[legal], share, method="lower")),
+                "max_energy_mj": float(np.quantile(evaluation.energy_mj[legal], share, method="lower")),
+            }
+            problem = replace(problem, **{name: some[name] for name in limits})
+            best = brute_force(problem)[0]
+        alone = patch.multiple(cp_sat, _heuristics=lambda _: (), bound_and_start=lambda _: (0.0, None))
+        with alone if seed % 2 else nullcontext():
+            mapping = CpSat().solve(problem, seed=seed)
+        if np.isinf(best):
+            assert mapping.status == "infeasible"
+            return
+        assert mapping.status == "optimal"
+        assert mapping.objective == pytest.approx(best, rel=1e-8)
+        assert mapping.lower_bound <= best * (1 + 1e-9)
+
+    equal()

@@ -1,0 +1,129 @@
+"""The whole model of a problem, and one run of CP-SAT on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.mapping._cp_model.core import SCALE_BITS, Core
+from solvers.mapping._cp_model.loads import largest_on_hosts, link_loads, slot_loads
+from solvers.mapping._cp_model.memory import limit_memory
+from solvers.mapping._cp_model.routes import crossings, energy_of
+from solvers.mapping._cp_model.schedule import call_slots, schedule
+from solvers.mapping._cp_model.stages import inputs_in_flight, order_like_slots, order_stages, relabelled
+from solvers.mapping._cp_model.units import Units
+from solvers.mapping.problem import MappingProblem
+from solvers.mapping.symmetry import interchangeable_slots
+
+ROUNDING = 1 - 1e-12  # of float64 between the model's coefficients and the evaluation
+
+
+class Found(NamedTuple):
+    """A mapping that the model holds to be legal: assignment [K], and order [K] where the problem leaves it free."""
+
+    assignment: NDArray[np.int64]
+    order: NDArray[np.int64] | None
+
+
+class Outcome(NamedTuple):
+    """What a run of CP-SAT came to. `bound` is below the objective of every legal mapping."""
+
+    status: str
+    found: Found | None
+    bound: float
+
+
+class Model:
+    """The CP-SAT model of one problem; see MappingProblem for what it states, in its order."""
+
+    def __init__(
+        self,
+        problem: MappingProblem,
+        start: NDArray[np.int64] | None,
+        bound: float,
+        best: float,
+        bits: int = SCALE_BITS,
+    ) -> None:
+        """State the problem. `start` [K] is a legal mapping of objective `best`, or None and inf."""
+        units = Units.from_problem(problem)
+        alike = interchangeable_slots(problem)
+        if start is not None:
+            start = relabelled(problem, units.of, start[np.unique(units.of, return_index=True)[1]], alike)
+        self.core = core = Core(problem, units, start, best, bits)
+        if problem.contiguous:
+            order_stages(core, alike)
+        else:
+            order_like_slots(core, alike)
+        limit_memory(core, inputs_in_flight(core))
+        crossed = crossings(core)
+        time = core.cp.new_int_var(0, core.latest, "T") if core.counts_time else None
+        self.begin = self._times(crossed, time)
+        energy = energy_of(core, crossed) if core.counts_energy else []
+        slack = 4 * (problem.segments + len(problem.edges)) + 2 * problem.modes * len(units.outputs) + 4
+        core.minimise(time, energy, bound, slack)
+
+    def _times(self, crossed: list[list[Any]], time: Any) -> list[Any]:
+        """State what T is at least; return the starts of segments where their order is free."""
+        core, regime = self.core, self.core.problem.regime
+        loads = slot_loads(core, ports=regime != "serial") if time is not None else {}
+        for load in loads.values():
+            core.cp.add(time >= sum(load))
+        if regime == "offload":
+            call_slots(core, crossed, loads, time)
+            return []
+        if time is None:
+            return []
+        if regime == "serial":
+            return schedule(core, crossed, time)
+        for load in [*link_loads(core, crossed), *([host] for host in largest_on_hosts(core))]:
+            core.cp.add(time >= sum(load))
+        return []
+
+    def forbid(self, assignment: NDArray[np.int64]) -> None:
+        """Take out one assignment [K]."""
+        chosen = {int(u): int(m) for u, m in zip(self.core.units.of, assignment, strict=True)}
+        self.core.cp.add_bool_or(~self.core.x[cell] for cell in chosen.items())
+
+    def read(self, value: Callable[[Any], int]) -> Found:
+        """Return the mapping of a solution."""
+        core = self.core
+        modes = np.full(core.units.count, -1, dtype=np.int64)
+        for (u, m), literal in core.x.items():
+            if value(literal):
+                modes[u] = m
+        assignment = modes[core.units.of]
+        if not (core.problem.free_order and self.begin):
+            return Found(assignment, None)
+        begin = np.array([value(start) for start in self.begin], dtype=np.int64)
+        ms = core.problem.compute_ms[np.arange(len(assignment)), assignment]
+        # Of those that start in the same tick on a slot, all but the last take no tick; numbers are topological.
+        return Found(assignment, np.lexsort((np.arange(len(begin)), core.time_ticks(ms), begin)).astype(np.int64))
+
+    def solve(
+        self, *, time_s: float, deterministic_s: float | None, seed: int, on_found: Callable[[Found, float], None]
+    ) -> Outcome:
+        """Run CP-SAT for at most time_s, and tell `on_found` of each mapping, with the bound by then."""
+        from ortools.sat.python import cp_model
+
+        read, scale = self.read, self.core.scale
+
+        class Watch(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
+            def on_solution_callback(self) -> None:
+                on_found(read(self.value), self.best_objective_bound / scale * ROUNDING)
+
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.random_seed = seed % 2**31  # CP-SAT takes 31 bits
+        solver.parameters.max_time_in_seconds = max(time_s, 0.01)
+        solver.parameters.cp_model_presolve = False
+        if deterministic_s is not None:
+            solver.parameters.max_deterministic_time = deterministic_s
+        status = solver.status_name(solver.solve(self.core.cp, Watch()))
+        if status == "MODEL_INVALID":
+            raise RuntimeError(f"CP-SAT refuses the model: {self.core.cp.validate()}")
+        found = self.read(solver.value) if status in ("OPTIMAL", "FEASIBLE") else None
+        bound = solver.best_objective_bound / scale * ROUNDING if status != "INFEASIBLE" else 0.0
+        return Outcome(status, found, bound)
