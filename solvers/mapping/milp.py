@@ -1,0 +1,108 @@
+"""Mixed-integer linear programming of a mapping, by OR-tools' MathOpt: HiGHS or SCIP, with a proven bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import perf_counter
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.mapping._linear_model import Backend
+from solvers.mapping._mapping_milp import MappingMilp, columns_needed
+from solvers.mapping.bounds import bound_and_start
+from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
+from solvers.mapping.local_search import LocalSearch
+from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
+from solvers.mapping.solver import MappingSolver, Request
+
+COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it to build
+# The solvers prove in float64, rows met to 1e-9 each and reduced costs as well: a bound is good to far better than
+# this share of it, and a search that is complete leaves no larger gap.
+MARGIN = 1e-6
+
+
+class Milp(MappingSolver):
+    """Pipelined mappings, contiguous or free, and energy alone: HiGHS, the better solver for knapsacks.
+
+    One thread and a fixed seed: the same problem gives the same answer unless the deadline cuts it short. HiGHS does
+    not tell of its incumbents: the history holds where it began and where it ended.
+    """
+
+    name = "milp"
+    required_modules = ("ortools", "numba")
+    regimes = ("pipelined",)  # whole; in the serial regime only what `refusal` lets through
+    backend: ClassVar[Backend] = "highs"
+
+    @classmethod
+    def refusal(cls, problem: MappingProblem) -> str:
+        """Return what it does not do; see MappingSolver."""
+        timed = problem.time_weight > 0 or np.isfinite(problem.max_latency_ms)
+        timed |= bool(problem.static_w and np.isfinite(problem.max_energy_mj))
+        if problem.regime == "offload":
+            return "the offload regime"
+        if problem.regime == "serial" and timed:
+            return "time in the serial regime"
+        if problem.stash_bytes.any() and problem.most_in_flight > 1:
+            return "activations stashed of several inputs"
+        return ""
+
+    @classmethod
+    def proves(cls, problem: MappingProblem) -> bool:
+        """Return True: given time, it proves the optimum of any problem that it does."""
+        return True
+
+    def search(self, problem: MappingProblem, request: Request) -> Mapping:
+        """Return the better of a short local search from the warm start and what the solver finds."""
+        started = request.started
+        bound, relaxed = bound_and_start(problem)
+        start = best_of(problem, [request.warm_start, relaxed])
+        if np.isfinite(bound):
+            found = LocalSearch().solve(problem, deadline_s=request.deadline_s / 8, seed=request.seed, warm_start=start)
+            start, bound = found.assignment if len(found.assignment) else None, max(bound, found.lower_bound)
+        best = _objective(problem, start)
+        history: list[Incumbent] = []
+
+        def note(assignment: NDArray[np.int64]) -> None:
+            value = min(_objective(problem, assignment), history[-1].objective if history else np.inf)
+            if np.isfinite(value):
+                history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
+
+        def answer(assignment: NDArray[np.int64] | None, bound: float, complete: bool = False) -> Mapping:
+            return finish(
+                problem,
+                assignment,
+                lower_bound=bound,
+                solver=self.name,
+                started=started,
+                history=history,
+                exact=complete and assignment is None,
+            )
+
+        if start is not None:
+            note(start)
+        too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
+        if bound >= best * PROVEN or bound == np.inf or too_large or request.left_s <= 0:
+            return answer(start, bound)
+        model = MappingMilp(problem, start)
+        solved = model.solve(self.backend, deadline_s=request.left_s, seed=request.seed, on_incumbent=note)
+        final = best_of(problem, [start, solved.assignment])
+        value, proven = _objective(problem, final), solved.bound * (1 - MARGIN)
+        if proven > value:  # refuted by a mapping that the checker accepts: no proof of anything
+            return answer(final, bound)
+        mapping = answer(final, max(bound, proven), complete=solved.status == "infeasible")
+        if solved.status == "optimal" and mapping.status == "feasible" and mapping.gap <= 2 * MARGIN:
+            return replace(mapping, status="optimal")
+        return mapping
+
+
+class MilpScip(Milp):
+    """The same model by SCIP, which proves some problems that HiGHS does not, and tells of each incumbent."""
+
+    name = "milp_scip"
+    backend = "gscip"
+
+
+def _objective(problem: MappingProblem, assignment: NDArray[np.int64] | None) -> float:
+    return np.inf if assignment is None else float(evaluate(problem, assignment).objective[0])
