@@ -24,7 +24,8 @@ class Heft(MappingSolver):
     Segments are taken by upward rank (the mean length of the longest path from them to the end), and each goes into the
     first idle time of the slot where it ends first, energy weighed in. The schedule keeps its own order where the
     problem leaves that free. Where segments run in number order, they are taken by number, and there is no idle time to
-    go into: what is left of HEFT then is the earliest finish. Where memory runs out on the way, the mapping is repaired as that of `greedy` is.
+    go into: what is left of HEFT then is the earliest finish. Where memory runs out on the way, the mapping is repaired
+    as that of `greedy` is.
     """
 
     name = "heft"
@@ -51,19 +52,16 @@ class Heft(MappingSolver):
             value = float(evaluate(problem, x, order if problem.free_order else None).objective[0])
             if value < best:
                 best, chosen = value, (x, order)
-        x, order = chosen if chosen else (None, None)
         return finish(
             problem,
-            x,
-            order=order if problem.free_order else None,
+            chosen[0] if chosen else None,
+            order=chosen[1] if chosen and problem.free_order else None,
             lower_bound=lower_bound(problem),
             solver=self.name,
             started=request.started,
         )
 
-    def schedule(
-        self, problem: MappingProblem, compiled: Arrays
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    def schedule(self, problem: MappingProblem, compiled: Arrays) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """Return the mapping [K] and the order [K] of its starts, or None where some segment fits nowhere any more."""
         from solvers.mapping._heft_kernel import insertion_schedule
 
