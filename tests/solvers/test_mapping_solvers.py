@@ -37,6 +37,22 @@ def able(name: str, problem) -> bool:
     return not mapping_solvers()[name].refusal(problem)
 
 
+def suited(name: str, draw, seed: int, **asked):
+    """A random problem that the solver does: a contiguous pipeline if it can, else less, a serial chain at last."""
+    regime = mapping_solvers()[name].regimes[0]
+    steps = np.stack([np.arange(asked["segments"] - 1), np.arange(1, asked["segments"])], axis=1)
+    for changes in (
+        {"regime": "pipelined", "contiguous": True},
+        {"regime": regime, "contiguous": True},
+        {"regime": regime},
+        {"regime": regime, "edges": steps, "edge_bytes": np.full(len(steps), 10.0)},
+    ):
+        problem = draw(seed, **(changes | asked))
+        if able(name, problem):
+            return problem
+    raise AssertionError(f"{name} does no kind of problem that is drawn here")
+
+
 @pytest.fixture(params=SOLVERS)
 def name(request) -> str:
     missing = mapping_solvers()[request.param].missing_modules()
@@ -98,7 +114,7 @@ def test_a_warm_start_is_never_lost(name, cases, brute_force):
 
 
 def test_an_illegal_warm_start_does_no_harm(name, random_problem):
-    problem = random_problem(4, segments=5, slots=2, regime="pipelined", contiguous=True, memory=0.1)
+    problem = suited(name, random_problem, 4, segments=5, slots=2, memory=0.1)
     mapping = solve_mapping(problem, name, deadline_s=5, warm_start=np.array([0, 1, 0, 1, 0]))
     assert not check(problem, mapping.assignment)
     with pytest.raises(SolverError):
@@ -109,20 +125,20 @@ def test_an_illegal_warm_start_does_no_harm(name, random_problem):
 
 def test_same_seed_same_answer(name, random_problem):
     for seed in (5, 6):
-        problem = random_problem(seed, segments=8, slots=3, regime="pipelined", contiguous=True, memory=0.5)
+        problem = suited(name, random_problem, seed, segments=8, slots=3, memory=0.5)
         first, second = (solve_mapping(problem, name, deadline_s=20, seed=seed) for _ in range(2))
         assert first.assignment.tolist() == second.assignment.tolist()
         assert (first.objective, first.lower_bound) == (second.objective, second.lower_bound)
 
 
 def test_any_seed_of_32_bits_will_do(name, random_problem):
-    problem = random_problem(1, segments=5, slots=3, regime="pipelined", contiguous=True, memory=0.5)
+    problem = suited(name, random_problem, 1, segments=5, slots=3, memory=0.5)
     assert len(solve_mapping(problem, name, seed=2**32 - 1).assignment)
 
 
 def test_it_returns_at_the_deadline(name, random_problem):
     """Loosely: a solver that ignores its deadline would hang here, one that overshoots by seconds would not."""
-    problem = random_problem(7, segments=120, slots=8, regime="pipelined", contiguous=True, memory=0.3)
+    problem = suited(name, random_problem, 7, segments=120, slots=8, memory=0.3)
     solve_mapping(problem, name, deadline_s=0.5)
     started = perf_counter()
     mapping = solve_mapping(problem, name, deadline_s=0.5)
@@ -131,7 +147,7 @@ def test_it_returns_at_the_deadline(name, random_problem):
 
 
 def test_what_cannot_be_met_is_explained(name, random_problem):
-    problem = random_problem(8, segments=5, slots=2, regime="pipelined", contiguous=True)
+    problem = suited(name, random_problem, 8, segments=5, slots=2)
     mapping = solve_mapping(replace(problem, capacity_bytes=np.ones(2)), name, deadline_s=5)
     assert mapping.status == "infeasible"
     assert mapping.infeasibility
@@ -140,7 +156,7 @@ def test_what_cannot_be_met_is_explained(name, random_problem):
 
 def test_one_segment_one_slot_no_edges(name, random_problem):
     for regime in mapping_solvers()[name].regimes:
-        problem = random_problem(0, segments=1, slots=1, regime=regime, memory=0.1, contiguous=True)
+        problem = suited(name, random_problem, 0, segments=1, slots=1, regime=regime, memory=0.1)
         mapping = solve_mapping(problem, name, deadline_s=5)
         assert mapping.assignment.tolist() == [0]
         assert mapping.status == "optimal"
