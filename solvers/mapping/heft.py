@@ -42,8 +42,7 @@ class Heft(MappingSolver):
         if (scheduled := self.schedule(problem, compiled)) is not None:
             candidates.append(scheduled)
         else:
-            until = request.started + request.deadline_s
-            repaired = greedy_assignment(problem, compiled, seed=request.seed, until=until)
+            repaired = greedy_assignment(problem, compiled, request)
             orders = (number_order, self.sequence(compiled)) if problem.free_order else (number_order,)
             candidates += [(repaired, order) for order in orders if repaired is not None]
         candidates += [(row, number_order) for row in as_batch(problem, request.warm_start)]

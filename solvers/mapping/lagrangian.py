@@ -67,7 +67,7 @@ class Lagrangian(MappingSolver):
         until = request.started + request.deadline_s
         compiled = arrays(problem)
         bound, relaxed = bound_and_start(problem)
-        candidates = [request.warm_start, relaxed, greedy_assignment(problem, compiled, seed=request.seed, until=until)]
+        candidates = [request.warm_start, relaxed, greedy_assignment(problem, compiled, request)]
         best = best_of(problem, candidates)
         value = np.inf if best is None else float(evaluate(problem, best).objective[0])
         history: list[Incumbent] = []

@@ -52,7 +52,7 @@ def test_version_is_that_of_the_distribution() -> None:
     [
         (["rum", "htdemucs"], "Did you mean 'run'?"),
         (["simulte"], "Did you mean 'simulate'?"),
-        (["zzzz"], "One of: chips, map"),
+        (["zzzz"], "One of: chips, compare, map"),
         (["run", "smoke", "--buget", "3"], "--budget"),
         (["run"], "STUDY"),
         (["run", "smoke", "--workers", "0"], "--workers"),

@@ -23,6 +23,7 @@ class ToySegments:
     workspace_bytes: np.ndarray
     batch: int = 1
     shares_weights: bool = False  # each segment has its own
+    graph: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(mode="inference"))
 
     def __len__(self) -> int:
         return len(self.weight_bytes)
