@@ -111,6 +111,10 @@ def finish(
     if assignment is None:
         infeasibility = explain_infeasible(problem)
         status = "infeasible" if exact or infeasibility or lower_bound == np.inf else "unknown"
+        if status == "infeasible" and not infeasibility:
+            from solvers.mapping._conflict import conflicts
+
+            infeasibility = conflicts(problem)
         return Mapping(
             assignment=np.empty(0, dtype=np.int64),
             objective=np.inf,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from solvers.errors import SolverError
 from solvers.mapping.feasibility import explain_infeasible
+from solvers.mapping.solve import solve_mapping
 
 
 @settings(max_examples=300, deadline=None)
@@ -90,3 +91,36 @@ def test_edges_must_go_forward(random_problem):
         replace(problem, edges=np.array([[1, 0]]))
     with pytest.raises(SolverError, match="expected"):
         replace(problem, edge_bytes=np.ones(3))
+
+
+def test_what_a_search_proves_impossible_is_explained_by_what_would_be_enough(random_problem):
+    """Three segments of 40 on two slots of 60: 120 in all would do, whole segments do not."""
+    problem = random_problem(
+        0,
+        segments=3,
+        slots=2,
+        regime="serial",
+        allowed=np.ones((3, 2), dtype=bool),
+        compute_ms=np.ones((3, 2)),
+        energy_mj=np.ones((3, 2)),
+        resident_bytes=np.full(3, 40.0),
+        workspace_bytes=np.zeros(3),
+        capacity_bytes=np.full(2, 60.0),
+    )
+    mapping = solve_mapping(problem, "cp_sat", deadline_s=5)
+    assert mapping.status == "infeasible"
+    (reason,) = mapping.infeasibility
+    assert reason.constraint == "memory"
+    assert 160 <= reason.demand <= 160 * 1.03  # two of them on one slot: 80, a third more than there is
+    assert len(solve_mapping(replace(problem, capacity_bytes=np.full(2, reason.demand / 2)), "greedy").assignment)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_every_impossible_problem_says_why(seed, rich_problem, brute_force):
+    problem = rich_problem(seed, segments=1 + seed % 4)
+    if brute_force(problem)[0] < np.inf:
+        return
+    mapping = solve_mapping(problem, "cp_sat", deadline_s=10)
+    assert mapping.status == "infeasible"
+    assert mapping.infeasibility
+    assert all(line.gap > 0 and line.levers and line.unit for line in mapping.infeasibility)
