@@ -137,7 +137,7 @@ def _operator(name: str) -> Any:
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     try:
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
     except AttributeError:
         hint = (
             "register it in a package with the entry point chipfront.operators, or in the module of the model's class"
