@@ -81,8 +81,8 @@ def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) ->
                     _run(step, memory, exchange, report)
             doing = "its outputs"
             control.send(report)
-            for _, part in piece.outputs:
-                control.send_bytes(buffer(as_bytes(memory.tensor(part.view).resolve_conj().resolve_neg())))
+            for _, view in piece.outputs:
+                control.send_bytes(buffer(as_bytes(memory.tensor(view).resolve_conj().resolve_neg())))
     except Exception as error:  # whatever an operator raises
         if isinstance(error, DseError | WorkloadError):
             control.send(Failure(slot, doing, error.message, error.hint))

@@ -25,7 +25,7 @@ def mapped(name: str, seed: int = 0) -> MappedRun:
 
 
 def measure() -> list[Figure]:
-    """Largest relative error of the outputs, and edges whose bytes differ from what they are charged, model by model."""
+    """Model by model the largest relative error, and how many edges send other bytes than they are charged."""
     figures = []
     for name in workloads.names():
         run = mapped(name)
