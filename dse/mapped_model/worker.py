@@ -19,7 +19,7 @@ import torch
 
 from dse.errors import DseError
 from dse.mapped_model.cut import Piece, Step
-from dse.mapped_model.exchange import Exchange
+from dse.mapped_model.exchange import Exchange, PeerGone
 from dse.mapped_model.memory import Memory, as_bytes, buffer
 from workloads.errors import WorkloadError
 from workloads.layer_program import LayerCall, View
@@ -83,6 +83,10 @@ def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) ->
             control.send(report)
             for _, view in piece.outputs:
                 control.send_bytes(buffer(as_bytes(memory.tensor(view).resolve_conj().resolve_neg())))
+    except PeerGone:  # the parent hears of it from that process itself, and ends this one
+        threading.Event().wait()
+    except (EOFError, ConnectionError):  # the parent has gone away, or has ended the run
+        return
     except Exception as error:  # whatever an operator raises
         if isinstance(error, DseError | WorkloadError):
             control.send(Failure(slot, doing, error.message, error.hint))
