@@ -101,7 +101,7 @@ def test_outputs_that_differ_are_told() -> None:
 
 
 ENDLESS = """
-import sys
+import signal
 import torch
 from torch import nn
 import workloads
@@ -119,6 +119,7 @@ def tell(done, doing):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in a shell's background
     inputs = (torch.randn(1024, 1024),)
     segments = workloads.build_segments(workloads.trace(Slow(), inputs, cache=False), segment_size=50)
     slots = [k % 2 for k in range(len(segments))]
