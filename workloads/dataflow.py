@@ -243,7 +243,7 @@ class Walker:
         if storage.producer is None or nbytes <= 0:
             return
         tensor = self.numbers.setdefault((storage,), len(self.numbers))
-        part = self.numbers.setdefault((storage, value.where, what), len(self.numbers))
+        part = self.numbers.setdefault((storage, itemsize(value.spec), value.where, what), len(self.numbers))
         self.reads[storage.producer, consumer, tensor, part] = nbytes, storage.nbytes
 
     def _unique(self, name: str) -> str:

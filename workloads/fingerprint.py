@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TRACER_FILES = (
     *("backward_flops", "calls", "dataflow", "estimates", "extents", "fake_kernels", "fingerprint", "flops", "gemms"),
     *("graph", "images", "linear_algebra", "operators", "programs", "recorder", "shapes", "sources", "trace"),
-    *("training_step", "values", "workspace"),
+    *("traffic", "training_step", "values", "workspace"),
 )
 """The files of this package that decide what a traced graph holds."""
 

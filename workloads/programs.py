@@ -199,7 +199,7 @@ def _tie_what_is_not_stored(program: ExportedProgram, archive: Archive) -> None:
 
 
 def with_values(program: ExportedProgram, path: Path) -> ExportedProgram:
-    """Give a loaded program the weights' and constants' values in its file, on the CPU, and return it.
+    """Give a loaded program the weights' and constants' values in its file, on the CPU where it then runs; return it.
 
     Of a program saved from the meta device, which holds none, weights are drawn from a normal distribution of deviation
     0.02, and constants are zero.
@@ -236,7 +236,16 @@ def with_values(program: ExportedProgram, path: Path) -> ExportedProgram:
                     shape_only.shape,
                     shape_only.stride(),
                 )
+    for body in program.graph_module.modules():
+        if isinstance(body, fx.GraphModule):
+            for node in body.graph.nodes:
+                node.args, node.kwargs = (fx.node.map_aggregate(given, _on_cpu) for given in (node.args, node.kwargs))
+            body.recompile()
     return program
+
+
+def _on_cpu(argument: Any) -> Any:
+    return torch.device("cpu") if isinstance(argument, torch.device) else argument
 
 
 def _config(archive: Archive) -> list[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dse.errors import DseError
@@ -18,6 +19,9 @@ from workloads.traffic import segment_edges, segment_reads
 
 ALIGNMENT = 16
 """Bytes of the largest element (complex128): a storage that is held in part begins at a multiple of it."""
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+"""A dtype for each size of an element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class Piece:
     steps: tuple[Step, ...]
     spans: Mapping[int, tuple[int, int]]  # of each storage that it uses the bytes that it may touch: first, end
     given: tuple[int, ...]  # storages that are filled before the first step: weights, constants, model inputs
-    outputs: tuple[tuple[int, Part], ...]  # of the model: number, and where it lies
+    outputs: tuple[tuple[int, View], ...]  # of the model: number, and where it lies
 
 
 def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64]) -> tuple[Piece, ...]:
@@ -65,27 +69,30 @@ def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.in
     of_layer = segments.segment_of_layer
     _check_same_layers(program, segments)
     transfers = _transfers(program, segments, assignment)
-    output_views = [(n, out) for n, out in enumerate(program.outputs) if isinstance(out, Read)]
+    leaving: dict[int, list[Transfer]] = defaultdict(list)
+    arriving: dict[int, list[Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        source, target = segments.edges[transfer.edge].tolist()
+        leaving[source].append(transfer)
+        arriving[target].append(transfer)
     pieces = []
     for slot in sorted(set(assignment.tolist())):
-        mine = [k for k in range(len(segments)) if assignment[k] == slot]
-        calls = {k: [program.calls[i] for i in segments[k].layer_indices] for k in mine}
+        mine = np.flatnonzero(assignment == slot).tolist()
+        calls = {k: tuple(program.calls[i] for i in segments[k].layer_indices) for k in mine}
         outputs = tuple(
-            (n, Part(out.view, program.base[out.view.storage]))
-            for n, out in output_views
-            if out.producer is not None and assignment[of_layer[out.producer]] == slot
+            (number, output.view)
+            for number, output in enumerate(program.outputs)
+            if isinstance(output, Read) and output.producer is not None and of_layer[output.producer] in calls
         )
-        sends = {k: [t for t in transfers if t.source == slot and segments.edges[t.edge, 0] == k] for k in mine}
-        kept = {part.view.storage for _, part in outputs}
-        frees = _frees(mine, calls, sends, kept)
+        frees = _frees(calls, leaving, kept={view.storage for _, view in outputs})
         steps = tuple(
             Step(
                 segment=k,
                 name=segments[k].name,
-                receives=tuple(t for t in transfers if t.target == slot and segments.edges[t.edge, 1] == k),
-                calls=tuple(calls[k]),
+                receives=tuple(arriving[k]),
+                calls=calls[k],
                 frees=frees[k],
-                sends=tuple(sends[k]),
+                sends=tuple(leaving[k]),
             )
             for k in mine
         )
@@ -149,28 +156,25 @@ def _transfers(program: LayerProgram, segments: SegmentGraph, assignment: NDArra
 
 
 def _part(read: Read, base: View) -> Part:
-    """Return what crosses for a read; equal for all that read the same bytes, whatever they take them for."""
+    """Return what crosses for a read; equal for all that read the same bytes, whatever dtype they take them for."""
     view = read.view
-    plain = View(view.storage, view.dtype, view.shape, view.stride, view.offset)
+    plain = View(view.storage, BITS[view.dtype.itemsize], view.shape, view.stride, view.offset)
     return Part(plain, base, read.rest)
 
 
 def _frees(
-    mine: Sequence[int],
-    calls: Mapping[int, Sequence[LayerCall]],
-    sends: Mapping[int, Sequence[Transfer]],
-    kept: set[int],
+    calls: Mapping[int, Sequence[LayerCall]], leaving: Mapping[int, Sequence[Transfer]], kept: set[int]
 ) -> dict[int, tuple[tuple[int, ...], ...]]:
     """Return of each segment which storages are used for the last time by each of its calls, and by what it sends."""
     last: dict[int, tuple[int, int]] = {}
-    for k in mine:
-        for place, call in enumerate(calls[k]):
+    for k, mine in calls.items():
+        for place, call in enumerate(mine):
             for view in (*(read.view for read in call.reads), *call.writes, *call.outputs):
                 last[view.storage] = k, place
-        for transfer in sends[k]:
+        for transfer in leaving[k]:
             for part in transfer.parts:
-                last[part.view.storage] = k, len(calls[k])
-    freed: dict[int, list[list[int]]] = {k: [[] for _ in range(len(calls[k]) + 1)] for k in mine}
+                last[part.view.storage] = k, len(mine)
+    freed: dict[int, list[list[int]]] = {k: [[] for _ in range(len(mine) + 1)] for k, mine in calls.items()}
     for storage, (k, place) in last.items():
         if storage not in kept:
             freed[k][place].append(storage)

@@ -22,6 +22,10 @@ PATIENCE_S = 60.0
 """How long a process is waited for that is to accept a connection."""
 
 
+class PeerGone(DseError):
+    """The other end of a message is not there, or not any more."""
+
+
 class Exchange:
     """The sockets of one process among those that share a folder, each known by a number.
 
@@ -44,14 +48,14 @@ class Exchange:
     def send(self, target: int, tag: int, payload: memoryview | bytes | bytearray) -> None:
         """Send bytes to another process, which receives them by this process's number and the tag.
 
-        Raises DseError where the other process is not there, or goes away.
+        Raises PeerGone where the other process is not there, or goes away.
         """
         try:
             connection = self._connection(target)
             connection.sendall(HEADER.pack(tag, len(payload)))
             connection.sendall(payload)
         except OSError as error:
-            raise DseError(f"process {target} does not take what process {self.number} sends: {error}") from None
+            raise PeerGone(f"process {target} does not take what process {self.number} sends: {error}") from None
         self.sent_bytes += len(payload)
 
     def receive(self, source: int, tag: int, timeout_s: float | None = None) -> bytearray:

@@ -32,9 +32,6 @@ class Memory:
         self._spans = spans
         self._held: dict[int, Tensor] = {}
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._held
-
     def load(self, number: int, content: bytearray) -> None:
         """Fill a storage's span with these bytes, which are kept, not copied."""
         self._held[number] = torch.frombuffer(content, dtype=torch.uint8) if content else self._empty(number)

@@ -43,7 +43,7 @@ def runnable(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(workload, str) and workload.endswith(".pt2") and is_model_file(workload):
+        if isinstance(workload, str) and Path(workload).suffix.lower() == ".pt2":
             return _of_program(Path(workload), graph, inputs)
         module, traced, examples = (
             _modules(workload, graph) if isinstance(workload, str) else (workload, workload, inputs)

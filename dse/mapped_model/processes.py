@@ -64,12 +64,11 @@ class Processes:
         outputs: dict[int, Tensor] = {}
         reports: list[Report] = self._answers()
         for member in self._members:
-            for number, part in member.piece.outputs:
+            for number, view in member.piece.outputs:
                 try:
                     content = bytearray(member.control.recv_bytes())
                 except (EOFError, OSError):
                     raise _ended(member) from None
-                view = part.view
                 flat = torch.frombuffer(content, dtype=view.dtype) if content else torch.empty(0, dtype=view.dtype)
                 outputs[number] = flat.reshape(view.shape)
         return outputs, reports

@@ -160,7 +160,7 @@ def run_mapped(
         wall_s = time.perf_counter() - begin
     on_progress(3, STEPS[3])
     begin = time.perf_counter()
-    original = _alone(model.original)
+    original = _alone(graph.name, model.original)
     original_s = time.perf_counter() - begin
     outputs = tuple(_output(model.program, number, made) for number in range(len(model.program.outputs)))
     sent, received = np.zeros((2, len(segments.edges)), np.int64)
@@ -206,12 +206,15 @@ def _checked(assignment: ArrayLike, segments: SegmentGraph) -> NDArray[np.int64]
     return slots.astype(np.int64)
 
 
-def _alone(original: Callable[[], list[Any]]) -> list[Any]:
+def _alone(name: str, original: Callable[[], list[Any]]) -> list[Any]:
     """Run the original on one thread, as each process does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in original()]
+    except Exception as error:  # whatever the model's own code raises
+        hint = "it was traced, but not run: check the values of its inputs"
+        raise DseError(f"{name} does not run: {type(error).__name__}: {error}", hint) from error
     finally:
         torch.set_num_threads(threads)
 

@@ -19,7 +19,7 @@ import torch
 
 from dse.errors import DseError
 from dse.mapped_model.cut import Piece, Step
-from dse.mapped_model.exchange import Exchange
+from dse.mapped_model.exchange import Exchange, PeerGone
 from dse.mapped_model.memory import Memory, as_bytes, buffer
 from workloads.errors import WorkloadError
 from workloads.layer_program import LayerCall, View
@@ -81,8 +81,12 @@ def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) ->
                     _run(step, memory, exchange, report)
             doing = "its outputs"
             control.send(report)
-            for _, part in piece.outputs:
-                control.send_bytes(buffer(as_bytes(memory.tensor(part.view).resolve_conj().resolve_neg())))
+            for _, view in piece.outputs:
+                control.send_bytes(buffer(as_bytes(memory.tensor(view).resolve_conj().resolve_neg())))
+    except PeerGone:  # the parent hears of it from that process itself, and ends this one
+        threading.Event().wait()
+    except (EOFError, ConnectionError):  # the parent has gone away, or has ended the run
+        return
     except Exception as error:  # whatever an operator raises
         if isinstance(error, DseError | WorkloadError):
             control.send(Failure(slot, doing, error.message, error.hint))
@@ -137,7 +141,7 @@ def _operator(name: str) -> Any:
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     try:
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
     except AttributeError:
         hint = (
             "register it in a package with the entry point chipfront.operators, or in the module of the model's class"
