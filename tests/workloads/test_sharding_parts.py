@@ -1,6 +1,8 @@
 """Cuts through views, the team's collectives, windows of convolutions, and what a split says of itself."""
 
 import math
+import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -348,6 +350,14 @@ def test_a_member_counts_as_a_trace_of_what_it_runs() -> None:
     for name in ("operator", "kind", "shape", "macs", "flops", "weight_bytes", "input_bytes", "output_bytes"):
         assert getattr(mine, name) == getattr(other, name)
     assert split.members[0].layer_of.tolist() == [0]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(1, 6), nn.InstanceNorm1d(6, affine=True)])
+def test_a_member_can_be_sent_to_another_process(norm: nn.Module) -> None:
+    model = whole(Chain(nn.Conv1d(6, 6, 3, padding=1), norm), (2, 6, 8))
+    split = model.splitter.split(0, groups=2, way="sequence")
+    assert {c.kind for c in split.collectives} == {"halo", "all_reduce"}
+    check(model, replace(split, members=pickle.loads(pickle.dumps(split.members))))
 
 
 def test_input_errors() -> None:
