@@ -376,3 +376,11 @@ def test_input_errors() -> None:
     inplace = Chain(nn.Linear(4, 4), nn.ReLU(inplace=True))
     with pytest.raises(WorkloadError, match="writes in place by aten"):
         whole(inplace, (2, 4))
+
+
+def test_constants_that_a_model_makes_of_numbers() -> None:
+    model = whole(Calls(lambda x: x[:, torch.tensor([2, 0, 3, 1])].exp()), (2, 4, 8))
+    for way in ("channels", "sequence"):
+        split = model.splitter.split(0, groups=2, way=way)
+        assert split.valid
+        check(model, split)
