@@ -167,8 +167,7 @@ class Flow(MemberGraphs):
         if want.cut.bounds is not None:
             starts, stops = Each(want.cut.bounds[:-1]), Each(want.cut.bounds[1:])
             return self.emit(torch.ops.aten.slice.Tensor, [pieces, want.dim, starts, stops])
-        index = Each(self._order(member, piece) for member, piece in enumerate(want.cut.pieces))
-        return self.emit(torch.ops.aten.index_select.default, [pieces, want.dim, index])
+        return self.emit(torch.ops.aten.index_select.default, [pieces, want.dim, self._index(want.cut.pieces)])
 
     def _rebound(self, held: Held, form: Shard, want: Shard, moved: tuple[int, int]) -> Each:
         """Move the bounds between members by fewer indices than any of them holds."""
@@ -200,16 +199,21 @@ class Flow(MemberGraphs):
         return self._taken(pieces, dim, np.argsort(cut.order))
 
     def _taken(self, pieces: Each, dim: int, order: NDArray[np.int64]) -> Each:
-        index = Each(self._order(member, order) for member in range(self.members))
-        return self.emit(torch.ops.aten.index_select.default, [pieces, dim, index])
+        return self.emit(torch.ops.aten.index_select.default, [pieces, dim, self._index([order] * self.members)])
 
-    def _order(self, member: int, order: NDArray[np.int64]) -> fx.Node:
-        """An index tensor of a member."""
-        name = f"order_{len(self.orders)}"
-        self.orders[name] = torch.from_numpy(np.ascontiguousarray(order))
-        node = self.graphs[member].create_node("get_attr", name)
-        node.meta["val"] = self.orders[name].to("meta")
-        return node
+    def _index(self, orders: Sequence[NDArray[np.int64]]) -> Each:
+        """Index tensors, one for each member; what is the same for all is held once."""
+        names: dict[int, str] = {}
+        shown = torch.empty(len(orders[0]), dtype=torch.int64, device="meta")
+        nodes = []
+        for graph, order in zip(self.graphs, orders, strict=True):
+            if id(order) not in names:
+                names[id(order)] = f"order_{len(self.orders)}"
+                self.orders[names[id(order)]] = torch.from_numpy(np.ascontiguousarray(order))
+            node = graph.create_node("get_attr", names[id(order)])
+            node.meta["val"] = shown if len(order) == len(shown) else shown.new_empty(len(order))
+            nodes.append(node)
+        return Each(nodes)
 
     def window(self, held: Held, dim: int, wanted: Sequence[tuple[int, int]]) -> tuple[Each, list[tuple[int, int]]]:
         """Return pieces of runs of `dim` that overlap: member g's has the indices `wanted[g]`, those there are.

@@ -208,7 +208,7 @@ class Lookahead:
         return Fate(parts=parts, granule=max(later.granule // made, 1) * per_group, role="channel")
 
 
-ALIKE = frozenset(["clone", "contiguous", "dropout", "to", "_to_copy", "alias", "detach", "softmax", "prelu", "cumsum"])
+ALIKE = frozenset(["clone", "contiguous", "dropout", "to", "_to_copy", "softmax", "prelu", "cumsum"])
 """Operators whose result has the shape of their first argument, as element-wise ones."""
 
 

@@ -50,17 +50,20 @@ class MemberGraphs:
         `layer` is the one whose work it is, -1 for what only the split needs. What is no operator of torch (it calls
         the team) is counted as the operator `counted`, and its result has the `shapes` given.
         """
-        calls = []
+        calls, known = [], dict[Any, Any]()
         for member, graph in enumerate(self.graphs):
             mine = [_of_member(value, member) for value in args]
             named = {name: _of_member(value, member) for name, value in (kwargs or {}).items()}
             node = graph.call_function(target, tuple(mine), named)
-            if shapes is None:
+            if shapes is not None:
+                first = next(value for value in mine if isinstance(value, fx.Node) and "val" in value.meta)
+                made = _empty(known, shapes[member], first.meta["val"].dtype)
+            elif (key := (_key(mine), _key(list(named.values())))) in known:  # members whose pieces are alike
+                made = known[key]
+            else:
                 with torch.no_grad():
                     made = target(*map(_meta, mine), **{name: _meta(value) for name, value in named.items()})
-            else:
-                first = next(value for value in mine if isinstance(value, fx.Node) and "val" in value.meta)
-                made = torch.empty(shapes[member], dtype=first.meta["val"].dtype, device="meta")
+                known[key] = made
             node.meta.update(val=made, layer=layer, counted=counted)
             calls.append(node)
         return Each(calls)
@@ -69,11 +72,11 @@ class MemberGraphs:
         self, kind: str, pieces: Each, arguments: tuple[int, ...], shapes: Sequence[Sequence[int]], source: Held
     ) -> Each:
         """Call a collective of the team; `shapes` are those of the results."""
-        calls, sent = [], []
+        calls, sent, known = [], [], dict[Any, Any]()
         for member, (graph, piece, shape) in enumerate(zip(self.graphs, pieces, shapes, strict=True)):
             node = graph.call_method(kind, (self.team[member], piece, *arguments))
             given: Tensor = piece.meta["val"]
-            node.meta.update(val=torch.empty(tuple(shape), dtype=given.dtype, device="meta"), layer=-1)
+            node.meta.update(val=_empty(known, shape, given.dtype), layer=-1)
             calls.append(node)
             size = given.element_size()
             if kind == "halo":
@@ -95,12 +98,12 @@ class MemberGraphs:
 
     def placeholders(self, name: str, held: Held, placement: Placement) -> Each:
         """Give every member an input called `name`: its piece of a tensor that is placed so."""
-        made = []
+        made, known = [], dict[Any, Any]()
         for graph, shape in zip(self.graphs, self.shapes(held.shape, placement), strict=True):
             last = [node for node in graph.nodes if node.op == "placeholder"][-1]
             with graph.inserting_after(last):
                 node = graph.placeholder(name)
-            node.meta["val"] = torch.empty(shape, dtype=held.dtype, device="meta")
+            node.meta["val"] = _empty(known, shape, held.dtype)
             made.append(node)
         return Each(made)
 
@@ -120,6 +123,19 @@ def _of_member(value: Any, member: int) -> Any:
     if isinstance(value, list | tuple):
         return [_of_member(item, member) for item in value]
     return value
+
+
+def _empty(known: dict[Any, Any], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor without data; members whose pieces are alike share it."""
+    return known.setdefault(tuple(shape), torch.empty(tuple(shape), dtype=dtype, device="meta"))  # type: ignore[no-any-return]
+
+
+def _key(value: Any) -> Any:
+    """Equal for arguments of a call that makes the same of them."""
+    if isinstance(value, fx.Node):
+        made = value.meta.get("val")
+        return tuple(map(id, made)) if isinstance(made, list | tuple) else id(made)
+    return tuple(map(_key, value)) if isinstance(value, list | tuple) else (type(value), value)
 
 
 def _meta(value: Any) -> Any:

@@ -97,7 +97,7 @@ def build_member(flow: Flow, number: int, outputs: Sequence[fx.Node], segments: 
     for name, order in flow.orders.items():
         root.register_buffer(name, order)
     names = [node.name for node in flow.part.inputs if node.name in flow.inputs]
-    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    placeholders = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
     graph.output(tuple(outputs))
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node.meta.get("kept", False))
     cuts = {name: cut for name, cut in flow.cuts.items() if placeholders[name].users}

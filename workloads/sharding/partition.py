@@ -21,6 +21,11 @@ from workloads.sharding.record import Collective, Replicated, SegmentSplit, Tens
 from workloads.sharding.rules import run
 from workloads.sharding.views import is_list_of_views, view_of
 
+PRODUCTS = frozenset({OperatorKind.ATTENTION, OperatorKind.MATMUL})
+"""Kinds of the layers that attention is made of."""
+
+NO_ATTENTION = "the segment has no attention whose heads could be shared out"
+
 
 def partition(part: SegmentPart, segments: SegmentGraph, groups: int, policy: Policy) -> SegmentSplit:
     """Split by one policy. Inputs that turn out to be gathered from slices are asked for whole."""
@@ -45,9 +50,11 @@ def _flow(
 ) -> tuple[list[tuple[fx.Node, Held, Placement, Each]], list[Replicated]] | str:
     """Run all calls of the segment on the members; return its outputs and what ran whole, or why it cannot be."""
     part, values = flow.part, dict[fx.Node, Any]()
+    layers, replicated = segments.graph.layers, []
+    if flow.policy.way == "heads" and not PRODUCTS & {layers[layer].kind for layer in part.layers.values()}:
+        return NO_ATTENTION
     values |= {node: flow.weight(node, name) for node, name in part.weights.items()}
     values |= {node: flow.input(node) for node in part.inputs}
-    layers, replicated = segments.graph.layers, []
     heads = False
     flow.layer = min(part.layers.values())
     for node in part.nodes:
@@ -79,7 +86,7 @@ def _flow(
                 return f"{layers[layer].name} has {count} heads, which {flow.members} does not divide"
             heads = True
     if flow.policy.way == "heads" and not heads and not _heads_by_products(flow, segments, values):
-        return "the segment has no attention whose heads could be shared out"
+        return NO_ATTENTION
     outputs = []
     for node in part.outputs:
         held = values[node]

@@ -32,7 +32,11 @@ class Splitter:
         if permute_seed is not None and way != "channels":
             raise WorkloadError(f"channels of a split by {way} are not dealt out", "way='channels', or no permute_seed")
         part = self.parts[segment_id]
-        tries = [partition(part, self.segments, groups, policy) for policy in _policies(way, permute_seed)]
+        tries: list[SegmentSplit] = []
+        for policy in _policies(way, permute_seed):
+            tries.append(partition(part, self.segments, groups, policy))
+            if tries[-1].largest_share * groups < 1 + 1e-9 and not tries[-1].collectives:
+                return tries[-1]  # nothing is better
         found = [split for split in tries if split.valid]
         return min(found, key=_rank) if found else tries[0]
 

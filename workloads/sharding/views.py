@@ -292,7 +292,7 @@ def _parts(node: fx.Node, source: fx.Node) -> View:
 
 _VIEWS: dict[str, Callable[[fx.Node, fx.Node], View]] = {
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view"), _reshape),
-    **dict.fromkeys(("view_as", "reshape_as"), _reshape),
+    **dict.fromkeys(("view_as", "reshape_as", "alias", "detach", "detach_"), _reshape),
     **dict.fromkeys(("transpose", "permute", "movedim", "moveaxis", "numpy_T", "t", "swapaxes", "mT"), _permute),
     **dict.fromkeys(("expand", "expand_as"), _expand),
     "slice": _slice,

@@ -173,7 +173,7 @@ def _last(count: int) -> Callable[[Operation], Sequence[int]]:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("clone", "contiguous", "dropout", "to", "_to_copy", "alias", "detach", "zeros_like"), pointwise),
+    **dict.fromkeys(("clone", "contiguous", "dropout", "to", "_to_copy", "zeros_like"), pointwise),
     **dict.fromkeys(("ones_like", "complex", "polar", "angle", "lift_fresh_copy", "where"), pointwise),
     "prelu": prelu,
     "glu": glu,

@@ -37,12 +37,21 @@ def team_layer_norm(
 
 
 def team_group_norm(
-    team: Team, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
+    team: Team,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    count: int,
+    lead: list[int],
 ) -> Tensor:
-    """Group norm of [B, C, ...] where each member holds a piece of every group, `count` values of a group in all."""
+    """Group norm of [B, C, ...] where each member holds a piece of every group, `count` values of a group in all.
+
+    `lead` is the shape of weight and bias that fits to x: [1, C, 1, ...].
+    """
     grouped = x.reshape(x.shape[0], groups, -1)
     out = _standardised(team, grouped, [-1], count, eps).reshape(x.shape)
-    lead = (1, -1, *(1 for _ in x.shape[2:]))
     out = out if weight is None else out * weight.reshape(lead)
     return out if bias is None else out + bias.reshape(lead)
 
@@ -140,13 +149,18 @@ def _whole_groups(piece: Any, size: int) -> int:
     return len(rows) if (rows == rows[:, :1]).all() else 0
 
 
+def _lead(call: Operation) -> list[int]:
+    """Shape in which numbers of a channel meet a tensor [B, C, ...]."""
+    return [1, -1] + [1] * (len(call.shape) - 2)
+
+
 def _run_group_norm(flow: Flow, call: Operation, pieces: Sequence[Each]) -> Each:
     given, groups = _optional(call, pieces), int(call.arguments["num_groups"])
     made = flow.emit(
         team_group_norm,
         [
             *(flow.team, pieces[0], groups, given["weight"], given["bias"], call.arguments["eps"]),
-            call.outputs[0].numel() // (call.shape[0] * groups),
+            *(call.outputs[0].numel() // (call.shape[0] * groups), _lead(call)),
         ],
         layer=call.layer,
         counted=torch.ops.aten.group_norm.default,
@@ -197,9 +211,10 @@ def team_instance_norm(
     eps: float,
     cudnn: bool,
     count: int,
+    lead: list[int],
 ) -> Tensor:
     """Instance norm of [B, C, ...] where each member holds a piece of every channel, `count` values of one in all."""
-    return team_group_norm(team, x, x.shape[1], weight, bias, eps, count)
+    return team_group_norm(team, x, x.shape[1], weight, bias, eps, count, lead)
 
 
 def _run_instance_norm(flow: Flow, call: Operation, pieces: Sequence[Each]) -> Each:
@@ -208,7 +223,7 @@ def _run_instance_norm(flow: Flow, call: Operation, pieces: Sequence[Each]) -> E
         team_instance_norm,
         [
             *(flow.team, pieces[0], given["weight"], given["bias"], None, None, True, arguments["momentum"]),
-            *(arguments["eps"], False, call.outputs[0].numel() // (call.shape[0] * call.shape[1])),
+            *(arguments["eps"], False, call.outputs[0].numel() // (call.shape[0] * call.shape[1]), _lead(call)),
         ],
         layer=call.layer,
         counted=torch.ops.aten.instance_norm.default,

@@ -89,7 +89,7 @@ def team_vector_norm(team: Team, x: Tensor, order: float, dims: list[int], keepd
 def vector_norm(flow: Flow, call: Operation) -> list[Option]:
     """Euclidean norm; along what is cut the members add up their squares."""
     found = _kept(flow, call)
-    if call.arguments["ord"] != 2 or call.arguments.get("dtype") is not None:
+    if call.arguments["ord"] != 2 or call.outputs[0].dtype != call.operands[0].dtype:
         return found
     sent = sent_bytes("all_reduce", call.outputs[0].numel(), call.outputs[0].dtype.itemsize, flow.members)
     for shard in _open(flow, call):
@@ -121,6 +121,8 @@ def team_deviation(team: Team, x: Tensor, dims: list[int], correction: float, ke
 def deviation(flow: Flow, call: Operation) -> list[Option]:
     """Standard deviation, with shared moments along what is cut."""
     found = _kept(flow, call)
+    if call.outputs[0].dtype != call.operands[0].dtype:  # of complex values
+        return found
     rows = call.outputs[0].numel()
     sent = 2 * sent_bytes("all_reduce", rows, call.outputs[0].dtype.itemsize, flow.members)
     for shard in _open(flow, call):
