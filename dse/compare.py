@@ -149,6 +149,7 @@ def compare(
     *,
     deadline_s: float = 10.0,
     seeds: Sequence[int] = (0,),
+    deterministic: bool = False,
     workers: int = 1,
     best_known: Mapping[str, float] | None = None,
     report: Callable[[int, str], None] = lambda done, doing: None,
@@ -164,6 +165,8 @@ def compare(
     deadline_s, seeds
         What each solver is given. A solver that is over its deadline by a minute, or by the deadline where that is
         more, is stopped.
+    deterministic
+        Count deadlines in work instead of time: the same answers on every machine.
     workers
         Processes that solve at the same time; the times of more than one are those of a shared machine.
     best_known
@@ -188,7 +191,14 @@ def compare(
     for seed in seeds:
         check_limits(deadline_s, seed)
     tasks = [
-        Task(instance=instance, solver=solver, seed=seed, deadline_s=deadline_s, problem=problem)
+        Task(
+            instance=instance,
+            solver=solver,
+            seed=seed,
+            deadline_s=deadline_s,
+            deterministic=deterministic,
+            problem=problem,
+        )
         for instance, problem in problems.items()
         for solver in names
         for seed in seeds

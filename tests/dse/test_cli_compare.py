@@ -84,6 +84,14 @@ def test_paths_after_the_first_folders_and_the_goal_of_a_folder(instances: Path)
     assert "1 files of the folders are no instances: best_known.csv" in told.stderr
 
 
+def test_a_deadline_of_work_gives_the_same_answers_again(instances: Path) -> None:
+    options = ("--solver", "local_search", "--deterministic", "--assignments", "--json")
+    first, second = (rows_of(invoke("--instances", str(instances), *options)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        for key in ("objective", "lower_bound", "assignment"):
+            assert a[key] == b[key]
+
+
 def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "compared_net.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)

@@ -126,7 +126,7 @@ def test_a_solver_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_p
         "fake_stalls": ("error", "it could not be tried on three segments"),
         "fake_lacks": ("missing", "no_such_module"),
         "fake_nowhere": ("missing", "no mapping solver is called 'fake_nowhere'"),
-        "fake_serial": ("refused", "does not do the pipelined regime"),
+        "fake_serial": ("refused", "it does not do the pipelined regime"),
         "fake_liar": ("error", "claims objective 0.5"),
         "fake_prints": ("feasible", ""),
         "fake_hopeless": ("infeasible", ""),

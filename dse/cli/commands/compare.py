@@ -50,6 +50,7 @@ OPTIONS = (
         type=click.Choice(["latency", "energy", "throughput"]),
         help="What to make best.  [default: latency; of device placement files what their folder says]",
     ),
+    click.option("--deterministic", is_flag=True, help="Count deadlines in work: the same answers on every machine."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Solvers at a time."),
     click.option("--assignments", is_flag=True, help="With --json: where each segment runs."),
     click.option(
@@ -99,6 +100,7 @@ def command(as_json: bool, assignments: bool, out: Path | None, **words: Any) ->
             names,
             deadline_s=words["deadline"],
             seeds=tuple(seeds),
+            deterministic=words["deterministic"],
             workers=words["workers"],
             best_known={case.name: case.best_known for case in cases if case.best_known is not None},
             report=report,
