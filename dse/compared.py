@@ -102,7 +102,7 @@ def row_of(answer: Answer, case: Case, best_known: float | None) -> dict[str, An
 
 
 def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool = False) -> dict[str, Any]:
-    """Return a comparison as dicts and lists: rows, a summary a problem and solver, and what they rest on.
+    """Return a comparison as dicts and lists: rows, sums over seeds and problems, and what they rest on.
 
     With `assignments` a row holds `assignment` (segment -> number of its device, null where there is none), and
     `order` (segments in the order in which devices run them) where the problem leaves that free.
@@ -122,6 +122,7 @@ def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool 
     return {
         "rows": rows,
         "summaries": [asdict(summary) for summary in comparison.summaries()],
+        "standings": [asdict(standing) for standing in comparison.standings()],
         "instances": [
             {
                 "name": case.name,

@@ -81,7 +81,7 @@ def test_paths_after_the_first_folders_and_the_goal_of_a_folder(instances: Path)
     rows = rows_of(told)
     assert [row["seed"] for row in rows] == [5, 6] * 3
     assert {row["to_best"] for row in rows if row["instance"].endswith("jobs")} == {0.0}
-    assert "1 files of the folders are no instances: best_known.csv" in told.stderr
+    assert "left aside, of no known format: 1 file of the folders: best_known.csv" in told.stderr
 
 
 def test_a_deadline_of_work_gives_the_same_answers_again(instances: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_table_marks_the_best_and_says_why_a_solver_has_none(instances: Path
     names = ("--solver", "greedy", "--solver", "nope")
     shown = invoke("--instances", str(instances / "gap"), str(instances / "throughput-inputs"), *names)
     assert shown.exit_code == 0, shown.output
-    for text in ("jobs", "chain", "greedy", "*", "feasible", "Over all instances", "to best known %"):
+    for text in ("jobs", "chain", "greedy", "*", "feasible", "Over all problems", "to best known %"):
         assert text in shown.stdout
     assert "nope on jobs: missing: no mapping solver is called 'nope'" in shown.stdout
 

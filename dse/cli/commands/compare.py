@@ -29,7 +29,7 @@ OPTIONS = (
     click.option(
         "--instances", "instances", multiple=True, type=PATH, metavar="PATH...", help="Files or folders of instances."
     ),
-    click.argument("more", nargs=-1, type=PATH, metavar=""),
+    click.argument("more", nargs=-1, type=PATH, metavar="[PATH]..."),
     click.option("--solver", "solvers", multiple=True, metavar="NAME", help="Repeat for several.  [default: all]"),
     click.option(
         "--deadline",
@@ -153,7 +153,8 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     notes = []
     if found.others:
         shown = ", ".join(path.name for path in found.others[:4]) + (", ..." if len(found.others) > 4 else "")
-        notes.append(f"{len(found.others)} files of the folders are no instances: {shown}")
+        many = f"{len(found.others)} files" if len(found.others) > 1 else "1 file"
+        notes.append(f"left aside, of no known format: {many} of the folders: {shown}")
     return cases_of_instances(found.instances), notes
 
 
