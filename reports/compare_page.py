@@ -18,7 +18,8 @@ from reports.plots.style import house_style
 from reports.section import Card
 
 SHOWN_NAMES = 4
-SHOWN_CURVES = 6  # instances; the curves of the others are folded
+SHOWN_CURVES = 6  # problems; the curves of the next ones are folded
+MOST_CURVES = 36  # problems; a page of more is slow to draw and to read
 
 
 def write_comparison(comparison: Comparison, cases: Sequence[Case], folder: str | Path) -> Path:
@@ -189,6 +190,8 @@ def _anytime(
 ) -> list[Block]:
     figures: list[Block] = []
     for place, case in enumerate(cases):
+        if len(figures) == MOST_CURVES:
+            break
         own = [a for a in comparison.answers if a.instance == case.name and a.seed == comparison.seeds[0]]
         curves = [curve for a in own if (curve := _curve(a, colours[a.solver])) is not None]
         if not curves:
@@ -203,7 +206,9 @@ def _anytime(
         figures.append(Figure(svg=draw_anytime(info), caption=caption))
     rest = figures[SHOWN_CURVES:]
     fold: list[Block] = [Fold(title=f"{count(len(rest), 'problem')} more", blocks=rest)] if rest else []
-    return [*figures[:SHOWN_CURVES], *fold]
+    told = f"Curves of the first {MOST_CURVES} problems that have any; dse compare --json gives those of all."
+    note: list[Block] = [Text(text=told, tone="note")] if len(figures) == MOST_CURVES else []
+    return [*figures[:SHOWN_CURVES], *fold, *note]
 
 
 def _curve(answer: Answer, colour: int) -> AnytimeCurve | None:
