@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.compare import Answer, Comparison, excess
+from solvers.formats.instance import devices_of
 from solvers.mapping.problem import MappingProblem
 
 if TYPE_CHECKING:
@@ -45,18 +46,18 @@ def cases_of_instances(instances: Iterable[Instance]) -> list[Case]:
     return list(unique.values())
 
 
-def case_of_table(table: CostTable, *, name: str, objective: Objective, contiguous: bool) -> Case:
+def case_of_table(table: CostTable, *, name: str, objective: Objective, **terms: Any) -> Case:
     """Return the mapping of a cost table's segments as a case; its devices are the package's slots.
 
-    Raises DseError for an unknown objective.
+    `terms` are further words of `CostTable.mapping_problem`, which raises DseError for an unknown objective.
     """
-    problem = table.mapping_problem(objective, contiguous=contiguous)
+    problem = table.mapping_problem(objective, **terms)
     return Case(
         name=name,
         problem=problem,
         unit="mJ" if objective == "energy" else "ms",
         source="workload",
-        tell=lambda modes: {str(k): slot for k, slot in enumerate(modes.tolist())},
+        tell=lambda modes: {str(k): devices_of(problem, mode) for k, mode in enumerate(modes.tolist())},
     )
 
 

@@ -103,6 +103,9 @@ def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: py
     assert rows[0]["objective"] == again[0]["objective"] > 0
     assert rows[0]["assignment"].keys() == {"0", "1"}
     assert energy[0]["objective"] == energy[0]["energy_mj"]
+    least = energy[0]["energy_mj"]
+    bounded = rows_of(invoke("--system", "interposer_2x2:big_core", *common, "--max-energy", str(least / 2)))
+    assert (bounded[0]["objective"], bounded[0]["status"]) == (None, "infeasible")
 
 
 def test_the_table_marks_the_best_and_says_why_a_solver_has_none(instances: Path) -> None:
@@ -133,6 +136,7 @@ def test_a_page_and_tables_are_written(instances: Path, tmp_path: Path) -> None:
         (("--workload", "resnet18", "--system", "interposer_2x2"), 1, "names no chips"),
         (("--workload", "resnet18", "--instances", "{here}"), 2, "either"),
         (("--instances", "{here}", "--precision", "fp8"), 2, "--precision goes with --workload"),
+        (("--instances", "{here}", "--max-energy", "3"), 2, "--max-energy goes with --workload"),
         (("--workload", "resnet18", "--system", "a:b", "--devices", "3"), 2, "--devices goes with --instances"),
         (("{here}",), 2, "files are given by --instances"),
         (("--instances", "{here}", "--solver", "greedi"), 1, "did you mean 'greedy'"),

@@ -50,6 +50,22 @@ OPTIONS = (
         type=click.Choice(["latency", "energy", "throughput"]),
         help="What to make best.  [default: latency; of device placement files what their folder says]",
     ),
+    click.option(
+        "--max-latency",
+        "max_latency_ms",
+        type=click.FloatRange(min=0),
+        default=float("inf"),
+        metavar="MS",
+        help="Of a workload: latency (of a stream of inputs, period) is at most this.",
+    ),
+    click.option(
+        "--max-energy",
+        "max_energy_mj",
+        type=click.FloatRange(min=0),
+        default=float("inf"),
+        metavar="MJ",
+        help="Of a workload: energy of an input is at most this.",
+    ),
     click.option("--deterministic", is_flag=True, help="Count deadlines in work: the same answers on every machine."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Solvers at a time."),
     click.option("--assignments", is_flag=True, help="With --json: where each segment runs."),
@@ -136,7 +152,7 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     if not paths:
         _refuse(("format_", "best_known", "devices", "bandwidth", "memory", "replicas"), "--instances")
         return [_workload_case(words)], []
-    _refuse(("system", "package", "chips", *COSTING), "--workload")
+    _refuse(("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj"), "--workload")
     if words["objective"] == "energy":
         raise click.UsageError("--objective energy is of a workload: instances have latency or throughput")
     from solvers.formats import Reading, read_instances
@@ -191,6 +207,8 @@ def _workload_case(words: dict[str, Any]) -> Case:
         name=f"{words['workload']} on {package}:{chips}",
         objective=words["objective"] or "latency",
         contiguous=bool(words["contiguous"]),
+        max_latency_ms=words["max_latency_ms"],
+        max_energy_mj=words["max_energy_mj"],
     )
 
 
