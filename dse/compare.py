@@ -144,6 +144,14 @@ class Comparison:
             groups.setdefault((answer.instance, answer.solver), []).append(answer)
         return [self._summary(answers) for answers in groups.values()]
 
+    def reasons(self) -> dict[tuple[str, AnswerStatus, str], list[str]]:
+        """Return (solver, status, reason) -> the problems that it has no mapping of for that reason."""
+        found: dict[tuple[str, AnswerStatus, str], list[str]] = {}
+        for summary in self.summaries():
+            if summary.reason:
+                found.setdefault((summary.solver, summary.status, summary.reason), []).append(summary.instance)
+        return found
+
     def standings(self) -> list[Standing]:
         """Return a row for each solver."""
         own: dict[str, list[Summary]] = {solver: [] for solver in self.solvers}

@@ -17,6 +17,7 @@ from reports.plots.comparison import Anytime, AnytimeCurve, Strips, draw_anytime
 from reports.plots.style import house_style
 from reports.section import Card
 
+NO_ANSWER = ("error", "missing", "refused")
 SHOWN_NAMES = 4
 SHOWN_CURVES = 6  # problems; the curves of the next ones are folded
 MOST_CURVES = 36  # problems; a page of more is slow to draw and to read
@@ -92,13 +93,16 @@ def _summary(comparison: Comparison, cases: Sequence[Case], names: dict[str, str
     if comparison.interrupted:
         blocks.append(Text(text="The comparison was interrupted: the rest was not run.", tone="warning"))
     blocks += [Text(text=f"{said}: one of the two is wrong.", tone="warning") for said in comparison.contradictions()]
-    failed: dict[tuple[str, str, str], list[str]] = {}
-    for s in summaries:
-        if s.status in ("error", "missing", "refused"):
-            failed.setdefault((s.solver, s.status, s.reason), []).append(names[s.instance])
+    failed = {words: where for words, where in comparison.reasons().items() if words[1] in NO_ANSWER}
     if failed:
         rows = [
-            Row(cells=[*map(text_cell, words), number_cell(str(len(where)), len(where)), text_cell(_some(where))])
+            Row(
+                cells=[
+                    *map(text_cell, words),
+                    number_cell(str(len(where)), len(where)),
+                    text_cell(_some([names[instance] for instance in where])),
+                ]
+            )
             for words, where in failed.items()
         ]
         caption = "Solvers that gave no answer, and why; the others' answers stand."

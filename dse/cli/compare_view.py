@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dse.compared import Case
 
 REASON_CHARACTERS = 110
+SHOWN_NAMES = 3
 
 
 def show_comparison(comparison: Comparison, cases: Sequence[Case]) -> None:
@@ -39,9 +40,10 @@ def show_comparison(comparison: Comparison, cases: Sequence[Case]) -> None:
     print_table(columns, rows, left=3, spare=("median", "worst", "to best met %"), title="* the best objective")
     if len(cases) > 1:
         _show_standings(comparison, known)
-    for s in summaries:
-        if s.reason:
-            click.echo(f"{s.solver} on {names[s.instance]}: {s.status}: {_clip(s.reason)}")
+    for (solver, status, reason), where in comparison.reasons().items():
+        shown = ", ".join(names[instance] for instance in where[:SHOWN_NAMES])
+        more = f" and {len(where) - SHOWN_NAMES} more" if len(where) > SHOWN_NAMES else ""
+        click.echo(f"{solver} on {shown}{more}: {status}: {_clip(reason)}")
 
 
 def _show_standings(comparison: Comparison, known: bool) -> None:
