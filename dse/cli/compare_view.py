@@ -58,7 +58,7 @@ def _show_standings(comparison: Comparison, known: bool) -> None:
 
 
 def _percent(share: float | None) -> str | None:
-    return None if share is None else number(round(100 * share, 4))
+    return None if share is None else number(round(100 * share, 3))
 
 
 def _clip(text: str) -> str:

@@ -114,7 +114,7 @@ def test_the_table_marks_the_best_and_says_why_a_solver_has_none(instances: Path
     assert shown.exit_code == 0, shown.output
     for text in ("jobs", "chain", "greedy", "*", "feasible", "Over all problems", "to best known %"):
         assert text in shown.stdout
-    assert "nope on jobs: missing: no mapping solver is called 'nope'" in shown.stdout
+    assert "nope on jobs, chain: missing: no mapping solver is called 'nope'" in shown.stdout
 
 
 def test_a_page_and_tables_are_written(instances: Path, tmp_path: Path) -> None:
