@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, isfinite
 from statistics import median
 from typing import Literal
@@ -67,6 +68,25 @@ class Summary:
     wall_s: float  # median
     reason: str
 
+    @property
+    def is_best(self) -> bool:
+        """Whether no solver has less, rounding aside."""
+        return self.to_best_met is not None and self.to_best_met <= TOLERANCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One solver over all problems; shares are of the problems that it solved."""
+
+    solver: str
+    problems: int
+    solved: int
+    best: int  # problems on which no solver has less
+    proven: int
+    mean_to_best_met: float | None
+    worst_to_best_known: float | None
+    wall_s: float  # of all runs together
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
@@ -80,16 +100,28 @@ class Comparison:
     deadline_s: float
     interrupted: bool = False
 
+    @cached_property
+    def _of_instance(self) -> dict[str, list[Answer]]:
+        found: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            found.setdefault(answer.instance, []).append(answer)
+        return found
+
+    @cached_property
+    def _best(self) -> dict[str, float]:
+        values = {
+            name: [a.objective for a in own if a.objective is not None] for name, own in self._of_instance.items()
+        }
+        return {name: min(reached) for name, reached in values.items() if reached}
+
     def best(self, instance: str) -> float | None:
         """Return the least objective that any solver reached."""
-        return min(
-            (a.objective for a in self.answers if a.instance == instance and a.objective is not None), default=None
-        )
+        return self._best.get(instance)
 
     def bound(self, instance: str) -> float | None:
         """Return the largest lower bound that no solver's objective refutes."""
         best = self.best(instance)
-        bounds = [a.lower_bound for a in self.answers if a.instance == instance and a.lower_bound is not None]
+        bounds = [a.lower_bound for a in self._of_instance.get(instance, ()) if a.lower_bound is not None]
         held = [bound for bound in bounds if best is None or bound <= best * (1 + TOLERANCE)]
         return max(held, default=None)
 
@@ -101,7 +133,7 @@ class Comparison:
             claims = inf if a.status == "infeasible" else a.lower_bound
             if best is not None and claims is not None and claims > best * (1 + TOLERANCE):
                 claim = "that there is no mapping" if a.status == "infeasible" else f"a lower bound of {claims:.9g}"
-                winner = next(b.solver for b in self.answers if b.instance == a.instance and b.objective == best)
+                winner = next(b.solver for b in self._of_instance[a.instance] if b.objective == best)
                 said.append(f"{a.solver} claims {claim} of {a.instance}, and {winner} has a mapping of {best:.9g}")
         return said
 
@@ -111,6 +143,21 @@ class Comparison:
         for answer in self.answers:
             groups.setdefault((answer.instance, answer.solver), []).append(answer)
         return [self._summary(answers) for answers in groups.values()]
+
+    def reasons(self) -> dict[tuple[str, AnswerStatus, str], list[str]]:
+        """Return (solver, status, reason) -> the problems that it has no mapping of for that reason."""
+        found: dict[tuple[str, AnswerStatus, str], list[str]] = {}
+        for summary in self.summaries():
+            if summary.reason:
+                found.setdefault((summary.solver, summary.status, summary.reason), []).append(summary.instance)
+        return found
+
+    def standings(self) -> list[Standing]:
+        """Return a row for each solver."""
+        own: dict[str, list[Summary]] = {solver: [] for solver in self.solvers}
+        for summary in self.summaries():
+            own[summary.solver].append(summary)
+        return [_standing(solver, summaries, self.answers) for solver, summaries in own.items()]
 
     def _summary(self, answers: Sequence[Answer]) -> Summary:
         first = answers[0]
@@ -136,6 +183,21 @@ class Comparison:
         )
 
 
+def _standing(solver: str, own: Sequence[Summary], answers: Sequence[Answer]) -> Standing:
+    met = [s.to_best_met for s in own if s.to_best_met is not None]
+    known = [s.to_best_known for s in own if s.to_best_known is not None]
+    return Standing(
+        solver=solver,
+        problems=len(own),
+        solved=sum(s.best is not None for s in own),
+        best=sum(s.is_best for s in own),
+        proven=sum(s.status == "optimal" for s in own),
+        mean_to_best_met=sum(met) / len(met) if met else None,
+        worst_to_best_known=max(known, default=None),
+        wall_s=sum(a.wall_s for a in answers if a.solver == solver),
+    )
+
+
 def excess(value: float | None, least: float | None) -> float | None:
     """Return value / least - 1: how much worse a value is, None where that is unknown or least is 0 and it is not."""
     if value is None or least is None or (least == 0 and value != 0):
@@ -149,6 +211,7 @@ def compare(
     *,
     deadline_s: float = 10.0,
     seeds: Sequence[int] = (0,),
+    deterministic: bool = False,
     workers: int = 1,
     best_known: Mapping[str, float] | None = None,
     report: Callable[[int, str], None] = lambda done, doing: None,
@@ -164,6 +227,8 @@ def compare(
     deadline_s, seeds
         What each solver is given. A solver that is over its deadline by a minute, or by the deadline where that is
         more, is stopped.
+    deterministic
+        Count deadlines in work instead of time: the same answers on every machine.
     workers
         Processes that solve at the same time; the times of more than one are those of a shared machine.
     best_known
@@ -188,7 +253,14 @@ def compare(
     for seed in seeds:
         check_limits(deadline_s, seed)
     tasks = [
-        Task(instance=instance, solver=solver, seed=seed, deadline_s=deadline_s, problem=problem)
+        Task(
+            instance=instance,
+            solver=solver,
+            seed=seed,
+            deadline_s=deadline_s,
+            deterministic=deterministic,
+            problem=problem,
+        )
         for instance, problem in problems.items()
         for solver in names
         for seed in seeds

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.compare import Answer, Comparison, excess
+from solvers.formats.instance import devices_of
 from solvers.mapping.problem import MappingProblem
 
 if TYPE_CHECKING:
@@ -45,18 +46,18 @@ def cases_of_instances(instances: Iterable[Instance]) -> list[Case]:
     return list(unique.values())
 
 
-def case_of_table(table: CostTable, *, name: str, objective: Objective, contiguous: bool) -> Case:
+def case_of_table(table: CostTable, *, name: str, objective: Objective, **terms: Any) -> Case:
     """Return the mapping of a cost table's segments as a case; its devices are the package's slots.
 
-    Raises DseError for an unknown objective.
+    `terms` are further words of `CostTable.mapping_problem`, which raises DseError for an unknown objective.
     """
-    problem = table.mapping_problem(objective, contiguous=contiguous)
+    problem = table.mapping_problem(objective, **terms)
     return Case(
         name=name,
         problem=problem,
         unit="mJ" if objective == "energy" else "ms",
         source="workload",
-        tell=lambda modes: {str(k): slot for k, slot in enumerate(modes.tolist())},
+        tell=lambda modes: {str(k): devices_of(problem, mode) for k, mode in enumerate(modes.tolist())},
     )
 
 
@@ -102,7 +103,7 @@ def row_of(answer: Answer, case: Case, best_known: float | None) -> dict[str, An
 
 
 def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool = False) -> dict[str, Any]:
-    """Return a comparison as dicts and lists: rows, a summary a problem and solver, and what they rest on.
+    """Return a comparison as dicts and lists: rows, sums over seeds and problems, and what they rest on.
 
     With `assignments` a row holds `assignment` (segment -> number of its device, null where there is none), and
     `order` (segments in the order in which devices run them) where the problem leaves that free.
@@ -122,6 +123,7 @@ def as_dict(comparison: Comparison, cases: Sequence[Case], *, assignments: bool 
     return {
         "rows": rows,
         "summaries": [asdict(summary) for summary in comparison.summaries()],
+        "standings": [asdict(standing) for standing in comparison.standings()],
         "instances": [
             {
                 "name": case.name,

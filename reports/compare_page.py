@@ -17,8 +17,10 @@ from reports.plots.comparison import Anytime, AnytimeCurve, Strips, draw_anytime
 from reports.plots.style import house_style
 from reports.section import Card
 
-SHOWN_CURVES = 6  # instances; the curves of the others are folded
-TIE = 1e-9  # relative
+NO_ANSWER = ("error", "missing", "refused")
+SHOWN_NAMES = 4
+SHOWN_CURVES = 6  # problems; the curves of the next ones are folded
+MOST_CURVES = 36  # problems; a page of more is slow to draw and to read
 
 
 def write_comparison(comparison: Comparison, cases: Sequence[Case], folder: str | Path) -> Path:
@@ -71,9 +73,9 @@ def _summary(comparison: Comparison, cases: Sequence[Case], names: dict[str, str
     blocks: list[Block] = []
     solved = [s for s in summaries if s.best is not None]
     if solved:
-        wins = {name: sum(s.solver == name and _is_best(s) for s in solved) for name in comparison.solvers}
-        most = max(wins.values())
-        winners = [name for name, many in wins.items() if many == most]
+        standings = comparison.standings()
+        most = max(standing.best for standing in standings)
+        winners = [standing.solver for standing in standings if standing.best == most]
         verb = "has" if len(winners) == 1 else "have each"
         told = (
             f"{listed(winners)} {verb} the best objective that any solver reached on {most} of {len(cases)} problems."
@@ -91,15 +93,26 @@ def _summary(comparison: Comparison, cases: Sequence[Case], names: dict[str, str
     if comparison.interrupted:
         blocks.append(Text(text="The comparison was interrupted: the rest was not run.", tone="warning"))
     blocks += [Text(text=f"{said}: one of the two is wrong.", tone="warning") for said in comparison.contradictions()]
-    failed = [s for s in summaries if s.status in ("error", "missing", "refused")]
+    failed = {words: where for words, where in comparison.reasons().items() if words[1] in NO_ANSWER}
     if failed:
         rows = [
-            Row(cells=[text_cell(s.solver), text_cell(names[s.instance]), text_cell(s.status), text_cell(s.reason)])
-            for s in failed
+            Row(
+                cells=[
+                    *map(text_cell, words),
+                    number_cell(str(len(where)), len(where)),
+                    text_cell(_some([names[instance] for instance in where])),
+                ]
+            )
+            for words, where in failed.items()
         ]
         caption = "Solvers that gave no answer, and why; the others' answers stand."
-        blocks.append(Table(columns=["Solver", "Problem", "Status", "Reason"], rows=rows, caption=caption, tall=True))
+        columns = ["Solver", "Status", "Reason", "Problems", "Which"]
+        blocks.append(Table(columns=columns, rows=rows, caption=caption))
     return blocks
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
 
 
 def _strips(comparison: Comparison) -> list[Block]:
@@ -128,9 +141,25 @@ def _strips(comparison: Comparison) -> list[Block]:
          "Wall time until the answer, the median over seeds, a point a problem."),
     )  # fmt: skip
     return [
-        Figure(svg=draw_strips(Strips(name=name, label=label, rows=rows(values), percent=share)), caption=caption)
-        for name, label, values, share, caption in charts
+        _standings(comparison),
+        *(
+            Figure(svg=draw_strips(Strips(name=name, label=label, rows=rows(values), percent=share)), caption=caption)
+            for name, label, values, share, caption in charts
+        ),
     ]
+
+
+def _standings(comparison: Comparison) -> Table:
+    known = bool(comparison.best_known)
+    columns = ["Solver", "Problems", "Solved", "Best", "Proven", "Mean to best met"]
+    columns += ["Worst to best known"] if known else []
+    rows = []
+    for s in comparison.standings():
+        cells = [text_cell(s.solver), *(number_cell(str(n), n) for n in (s.problems, s.solved, s.best, s.proven))]
+        cells += [_share(s.mean_to_best_met)] + ([_share(s.worst_to_best_known)] if known else [])
+        rows.append(Row(cells=[*cells, _number(s.wall_s, 3)]))
+    caption = "Over all problems; distances are those of the problems that the solver has a mapping of."
+    return Table(columns=[*columns, "Wall s in all"], rows=rows, caption=caption, sortable=True)
 
 
 def _gap_to_all(comparison: Comparison, summary: Summary) -> float | None:
@@ -140,22 +169,20 @@ def _gap_to_all(comparison: Comparison, summary: Summary) -> float | None:
     return max(0.0, (summary.best - bound) / summary.best) if summary.best > 0 else 0.0
 
 
-def _is_best(summary: Summary) -> bool:
-    return summary.to_best_met is not None and summary.to_best_met <= TIE
-
-
 def _table(comparison: Comparison, cases: Sequence[Case], names: dict[str, str]) -> list[Block]:
-    columns = ["Problem", "Solver", "Objective", "Bound", "Gap", "To best met", "To best known", "Status", "Wall s"]
-    many = len(comparison.seeds) > 1
+    many, known = len(comparison.seeds) > 1, bool(comparison.best_known)
+    columns = ["Problem", "Solver", "Objective", "Bound", "Gap", "To best met"]
+    columns += [*(["To best known"] if known else []), "Status", "Wall s"]
     if many:
         columns[3:3] = ["Median", "Worst", "Spread"]
     rows = []
     for s in comparison.summaries():
         cells = [text_cell(names[s.instance], title=s.instance), text_cell(s.solver), _number(s.best)]
         cells += [_number(s.median), _number(s.worst), _share(s.spread)] if many else []
-        cells += [_number(s.lower_bound), _share(s.gap), _share(s.to_best_met), _share(s.to_best_known)]
+        cells += [_number(s.lower_bound), _share(s.gap), _share(s.to_best_met)]
+        cells += [_share(s.to_best_known)] if known else []
         cells += [text_cell(s.status), _number(s.wall_s, 3)]
-        rows.append(Row(cells=cells, mark="best" if _is_best(s) else ""))
+        rows.append(Row(cells=cells, mark="best" if s.is_best else ""))
     units = sorted({case.unit for case in cases if case.unit})
     told = f" Objectives in {listed(units)}." if units else ""
     caption = f"Best objective of each solver over its seeds; “best” marks the least of all.{told}"
@@ -167,6 +194,8 @@ def _anytime(
 ) -> list[Block]:
     figures: list[Block] = []
     for place, case in enumerate(cases):
+        if len(figures) == MOST_CURVES:
+            break
         own = [a for a in comparison.answers if a.instance == case.name and a.seed == comparison.seeds[0]]
         curves = [curve for a in own if (curve := _curve(a, colours[a.solver])) is not None]
         if not curves:
@@ -181,7 +210,9 @@ def _anytime(
         figures.append(Figure(svg=draw_anytime(info), caption=caption))
     rest = figures[SHOWN_CURVES:]
     fold: list[Block] = [Fold(title=f"{count(len(rest), 'problem')} more", blocks=rest)] if rest else []
-    return [*figures[:SHOWN_CURVES], *fold]
+    told = f"Curves of the first {MOST_CURVES} problems that have any; dse compare --json gives those of all."
+    note: list[Block] = [Text(text=told, tone="note")] if len(figures) == MOST_CURVES else []
+    return [*figures[:SHOWN_CURVES], *fold, *note]
 
 
 def _curve(answer: Answer, colour: int) -> AnytimeCurve | None:

@@ -10,11 +10,11 @@ import click
 from dse.cli.output import number, print_table
 
 if TYPE_CHECKING:
-    from dse.compare import Comparison, Summary
+    from dse.compare import Comparison
     from dse.compared import Case
 
 REASON_CHARACTERS = 110
-TIE = 1e-9  # relative
+SHOWN_NAMES = 3
 
 
 def show_comparison(comparison: Comparison, cases: Sequence[Case]) -> None:
@@ -31,8 +31,7 @@ def show_comparison(comparison: Comparison, cases: Sequence[Case]) -> None:
     rows = []
     last = ""
     for s in summaries:
-        best = s.to_best_met is not None and s.to_best_met <= TIE
-        row = [names[s.instance] if s.instance != last else "", s.solver, "*" if best else "", s.best]
+        row = [names[s.instance] if s.instance != last else "", s.solver, "*" if s.is_best else "", s.best]
         row += [s.median, s.worst, _percent(s.spread)] if many else []
         row += [s.lower_bound, _percent(s.gap), _percent(s.to_best_met)]
         row += [_percent(s.to_best_known)] if known else []
@@ -40,35 +39,26 @@ def show_comparison(comparison: Comparison, cases: Sequence[Case]) -> None:
         last = s.instance
     print_table(columns, rows, left=3, spare=("median", "worst", "to best met %"), title="* the best objective")
     if len(cases) > 1:
-        _show_solvers(summaries, comparison.solvers, known)
-    for s in summaries:
-        if s.reason:
-            click.echo(f"{s.solver} on {names[s.instance]}: {s.status}: {_clip(s.reason)}")
+        _show_standings(comparison, known)
+    for (solver, status, reason), where in comparison.reasons().items():
+        shown = ", ".join(names[instance] for instance in where[:SHOWN_NAMES])
+        more = f" and {len(where) - SHOWN_NAMES} more" if len(where) > SHOWN_NAMES else ""
+        click.echo(f"{solver} on {shown}{more}: {status}: {_clip(reason)}")
 
 
-def _show_solvers(summaries: Sequence[Summary], solvers: Sequence[str], known: bool) -> None:
+def _show_standings(comparison: Comparison, known: bool) -> None:
     rows: list[list[object]] = []
-    for solver in solvers:
-        own = [s for s in summaries if s.solver == solver]
-        met = [s.to_best_met for s in own if s.to_best_met is not None]
-        published = [s.to_best_known for s in own if s.to_best_known is not None]
-        row: list[object] = [
-            solver,
-            len(own),
-            sum(s.best is not None for s in own),
-            sum(m <= TIE for m in met),
-            sum(s.status == "optimal" for s in own),
-            _percent(sum(met) / len(met)) if met else None,
-        ]
-        row += [_percent(max(published)) if published else None] if known else []
-        rows.append([*row, sum(s.wall_s * s.runs for s in own)])
-    columns = ["solver", "instances", "solved", "best", "proven", "mean to best met %"]
+    for s in comparison.standings():
+        row: list[object] = [s.solver, s.problems, s.solved, s.best, s.proven, _percent(s.mean_to_best_met)]
+        row += [_percent(s.worst_to_best_known)] if known else []
+        rows.append([*row, s.wall_s])
+    columns = ["solver", "problems", "solved", "best", "proven", "mean to best met %"]
     columns += ["worst to best known %"] if known else []
-    print_table([*columns, "s in all"], rows, title="Over all instances")
+    print_table([*columns, "s in all"], rows, title="Over all problems")
 
 
 def _percent(share: float | None) -> str | None:
-    return None if share is None else number(round(100 * share, 4))
+    return None if share is None else number(round(100 * share, 3))
 
 
 def _clip(text: str) -> str:

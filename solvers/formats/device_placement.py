@@ -64,7 +64,7 @@ class DevicePlacement(InstanceFormat):
     **throughput**: the load of the busiest device (`pipelined`). **latency**: one sample; each accelerator runs all of
     its operators in one call, and CPU threads are without number (`offload`: one concurrent slot stands for all CPUs,
     whatever maxCPUs says). The file does not say which of the two it is for: without a word from the caller it is
-    latency where a folder on its path is named latency*, as in the published collection, and throughput elsewhere.
+    latency where a folder on its path (or the file) is named latency*, as in the published collection, else throughput.
     """
 
     name = "device_placement"
@@ -134,7 +134,7 @@ class DevicePlacement(InstanceFormat):
 
 
 def _goal_of(path: Path) -> Goal:
-    return "latency" if any(part.startswith("latency") for part in path.resolve().parts[:-1]) else "throughput"
+    return "latency" if any(part.startswith("latency") for part in path.resolve().parts) else "throughput"
 
 
 def _places(nodes: Sequence[_Node], path: Path) -> dict[int, int]:

@@ -38,11 +38,12 @@ class Instance:
         """Return the answer `modes` [K] in the file's terms: id -> number of its device, or those of a team."""
         if self.inverted:
             modes = np.argsort(modes)
-        slots = self.problem.slots
-        return {
-            str(self.ids[k]): m if m < slots else np.flatnonzero(self.problem.members[m]).tolist()
-            for k, m in enumerate(modes.tolist())
-        }
+        return {str(self.ids[k]): devices_of(self.problem, m) for k, m in enumerate(modes.tolist())}
+
+
+def devices_of(problem: MappingProblem, mode: int) -> int | list[int]:
+    """Return the slot of a mode, or the slots of one that is a team."""
+    return mode if mode < problem.slots else np.flatnonzero(problem.members[mode]).tolist()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,15 @@ def test_paths_after_the_first_folders_and_the_goal_of_a_folder(instances: Path)
     rows = rows_of(told)
     assert [row["seed"] for row in rows] == [5, 6] * 3
     assert {row["to_best"] for row in rows if row["instance"].endswith("jobs")} == {0.0}
-    assert "1 files of the folders are no instances: best_known.csv" in told.stderr
+    assert "left aside, of no known format: 1 file of the folders: best_known.csv" in told.stderr
+
+
+def test_a_deadline_of_work_gives_the_same_answers_again(instances: Path) -> None:
+    options = ("--solver", "local_search", "--deterministic", "--assignments", "--json")
+    first, second = (rows_of(invoke("--instances", str(instances), *options)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        for key in ("objective", "lower_bound", "assignment"):
+            assert a[key] == b[key]
 
 
 def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,15 +103,18 @@ def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: py
     assert rows[0]["objective"] == again[0]["objective"] > 0
     assert rows[0]["assignment"].keys() == {"0", "1"}
     assert energy[0]["objective"] == energy[0]["energy_mj"]
+    least = energy[0]["energy_mj"]
+    bounded = rows_of(invoke("--system", "interposer_2x2:big_core", *common, "--max-energy", str(least / 2)))
+    assert (bounded[0]["objective"], bounded[0]["status"]) == (None, "infeasible")
 
 
 def test_the_table_marks_the_best_and_says_why_a_solver_has_none(instances: Path) -> None:
     names = ("--solver", "greedy", "--solver", "nope")
     shown = invoke("--instances", str(instances / "gap"), str(instances / "throughput-inputs"), *names)
     assert shown.exit_code == 0, shown.output
-    for text in ("jobs", "chain", "greedy", "*", "feasible", "Over all instances", "to best known %"):
+    for text in ("jobs", "chain", "greedy", "*", "feasible", "Over all problems", "to best known %"):
         assert text in shown.stdout
-    assert "nope on jobs: missing: no mapping solver is called 'nope'" in shown.stdout
+    assert "nope on jobs, chain: missing: no mapping solver is called 'nope'" in shown.stdout
 
 
 def test_a_page_and_tables_are_written(instances: Path, tmp_path: Path) -> None:
@@ -125,6 +136,7 @@ def test_a_page_and_tables_are_written(instances: Path, tmp_path: Path) -> None:
         (("--workload", "resnet18", "--system", "interposer_2x2"), 1, "names no chips"),
         (("--workload", "resnet18", "--instances", "{here}"), 2, "either"),
         (("--instances", "{here}", "--precision", "fp8"), 2, "--precision goes with --workload"),
+        (("--instances", "{here}", "--max-energy", "3"), 2, "--max-energy goes with --workload"),
         (("--workload", "resnet18", "--system", "a:b", "--devices", "3"), 2, "--devices goes with --instances"),
         (("{here}",), 2, "files are given by --instances"),
         (("--instances", "{here}", "--solver", "greedi"), 1, "did you mean 'greedy'"),

@@ -27,6 +27,8 @@ SOLVERS = """
 import os, time
 from dataclasses import replace
 import numpy as np
+from solvers.formats.device_placement import DevicePlacement
+from solvers.formats.instance import InstanceFormat
 from solvers.mapping.evaluate import finish
 from solvers.mapping.solver import MappingSolver, mapping_solver
 
@@ -36,6 +38,14 @@ class Fake(MappingSolver):
         return finish(problem, np.zeros(problem.segments, dtype=np.int64), lower_bound=0.0, solver="x",
                       started=request.started)
     def act(self, problem): pass
+
+class Upside(InstanceFormat):
+    name = "upside"
+    layout = "a placement file in capitals"
+    def recognises(self, source): return source.text.startswith("UPSIDE")
+    def read(self, source, reading):
+        text = source.text.removeprefix("UPSIDE")
+        return DevicePlacement().read(replace(source, text=text), reading)
 
 class Good(Fake):
     name = "fake_good"
@@ -126,7 +136,7 @@ def test_a_solver_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_p
         "fake_stalls": ("error", "it could not be tried on three segments"),
         "fake_lacks": ("missing", "no_such_module"),
         "fake_nowhere": ("missing", "no mapping solver is called 'fake_nowhere'"),
-        "fake_serial": ("refused", "does not do the pipelined regime"),
+        "fake_serial": ("refused", "it does not do the pipelined regime"),
         "fake_liar": ("error", "claims objective 0.5"),
         "fake_prints": ("feasible", ""),
         "fake_hopeless": ("infeasible", ""),
@@ -150,14 +160,15 @@ def test_a_solver_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_p
 
 def test_a_mapping_that_breaks_a_rule_is_found_out_and_a_false_bound_is_told(tmp_path: Path) -> None:
     names = ("fake_breaker", "fake_good", "fake_proud")
-    (tmp_path / "two.json").write_text(json.dumps(PLACEMENT | {"maxCPUs": 0, "maxFPGAs": 2}))
+    two = json.dumps(PLACEMENT | {"maxCPUs": 0, "maxFPGAs": 2})
+    (tmp_path / "two.up").write_text("UPSIDE" + two)  # of a format that comes by an entry point as well
     named = [word for name in names for word in ("--solver", name)]
-    answer = run(tmp_path, *named, "two.json", "--deadline", "1", "--json", "--workers", "2")
+    answer = run(tmp_path, *named, "two.up", "--deadline", "1", "--json", "--workers", "2")
     rows = {(row["instance"], row["solver"]): row for row in answer["rows"]}
-    assert list(rows) == [(instance, name) for instance in ("one.json", "two.json") for name in names]
-    # one.json: all on the CPU is legal but of another value than claimed; two.json: not allowed at all
+    assert list(rows) == [(instance, name) for instance in ("one.json", "two.up") for name in names]
+    # one.json: all on the CPU is legal but of another value than claimed; two.up: not allowed at all
     assert "claims objective 4.0" in rows["one.json", "fake_breaker"]["reason"]
-    assert rows["two.json", "fake_good"]["status"] == "error"
+    assert rows["two.up", "fake_good"]["status"] == "error"
     assert "lower bound of 99" in "".join(answer["contradictions"])
     assert answer["instances"][0]["lower_bound"] == 0  # the refuted bound does not count
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -306,3 +308,12 @@ def test_every_format_is_found_by_its_name_and_says_its_layout() -> None:
     for name, kind in formats.items():
         assert (kind.name, bool(kind.layout)) == (name, True)
         assert set(kind.takes) <= set(Reading.__dataclass_fields__)
+
+
+def test_finding_the_formats_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from solvers.formats import instance_formats; instance_formats();"
+        "print([m for m in ('pydantic', 'numba', 'ortools', 'pandas', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -29,7 +29,7 @@ OPTIONS = (
     click.option(
         "--instances", "instances", multiple=True, type=PATH, metavar="PATH...", help="Files or folders of instances."
     ),
-    click.argument("more", nargs=-1, type=PATH, metavar=""),
+    click.argument("more", nargs=-1, type=PATH, metavar="[PATH]..."),
     click.option("--solver", "solvers", multiple=True, metavar="NAME", help="Repeat for several.  [default: all]"),
     click.option(
         "--deadline",
@@ -50,6 +50,23 @@ OPTIONS = (
         type=click.Choice(["latency", "energy", "throughput"]),
         help="What to make best.  [default: latency; of device placement files what their folder says]",
     ),
+    click.option(
+        "--max-latency",
+        "max_latency_ms",
+        type=click.FloatRange(min=0),
+        default=float("inf"),
+        metavar="MS",
+        help="Of a workload: latency (of a stream of inputs, period) is at most this.",
+    ),
+    click.option(
+        "--max-energy",
+        "max_energy_mj",
+        type=click.FloatRange(min=0),
+        default=float("inf"),
+        metavar="MJ",
+        help="Of a workload: energy of an input is at most this.",
+    ),
+    click.option("--deterministic", is_flag=True, help="Count deadlines in work: the same answers on every machine."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Solvers at a time."),
     click.option("--assignments", is_flag=True, help="With --json: where each segment runs."),
     click.option(
@@ -99,6 +116,7 @@ def command(as_json: bool, assignments: bool, out: Path | None, **words: Any) ->
             names,
             deadline_s=words["deadline"],
             seeds=tuple(seeds),
+            deterministic=words["deterministic"],
             workers=words["workers"],
             best_known={case.name: case.best_known for case in cases if case.best_known is not None},
             report=report,
@@ -134,7 +152,7 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     if not paths:
         _refuse(("format_", "best_known", "devices", "bandwidth", "memory", "replicas"), "--instances")
         return [_workload_case(words)], []
-    _refuse(("system", "package", "chips", *COSTING), "--workload")
+    _refuse(("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj"), "--workload")
     if words["objective"] == "energy":
         raise click.UsageError("--objective energy is of a workload: instances have latency or throughput")
     from solvers.formats import Reading, read_instances
@@ -151,7 +169,8 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     notes = []
     if found.others:
         shown = ", ".join(path.name for path in found.others[:4]) + (", ..." if len(found.others) > 4 else "")
-        notes.append(f"{len(found.others)} files of the folders are no instances: {shown}")
+        many = f"{len(found.others)} files" if len(found.others) > 1 else "1 file"
+        notes.append(f"left aside, of no known format: {many} of the folders: {shown}")
     return cases_of_instances(found.instances), notes
 
 
@@ -188,6 +207,8 @@ def _workload_case(words: dict[str, Any]) -> Case:
         name=f"{words['workload']} on {package}:{chips}",
         objective=words["objective"] or "latency",
         contiguous=bool(words["contiguous"]),
+        max_latency_ms=words["max_latency_ms"],
+        max_energy_mj=words["max_energy_mj"],
     )
 
 
