@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.mapping._cp_model.units import Units
 from solvers.mapping._incumbent import Best, begin
 from solvers.mapping.cp_sat import CpSat
 from solvers.mapping.evaluate import PROVEN, finish
 from solvers.mapping.problem import Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request
+
+if TYPE_CHECKING:
+    from solvers.mapping._cp_model.units import Units
 
 WHOLE = 40  # units up to which the window is the whole problem
 FREE = (40, 60, 90)  # units that are free at most, one pass after the other
@@ -48,6 +51,8 @@ class Windowed(MappingSolver):
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping of all windows; see MappingSolver."""
+        from solvers.mapping._cp_model.units import Units
+
         units = Units.from_problem(problem)
         if units.count <= WHOLE:
             return replace(CpSat().search(problem, request), solver=self.name)
