@@ -31,6 +31,10 @@ class CpSat(MappingSolver):
     role = "exact"
     required_modules = ("ortools",)
 
+    def __init__(self, *, decide: bool = False) -> None:
+        """With `decide`, only say whether a mapping within the limits exists: the first that is found is enough."""
+        self.decide = decide
+
     @classmethod
     def proves(cls, problem: MappingProblem) -> bool:
         """Return True: given time, it proves the optimum of any problem."""
@@ -41,7 +45,8 @@ class CpSat(MappingSolver):
         best, bound = begin(problem, request)
         complete = False
         small = _variables(problem) <= VARIABLES_A_SECOND * request.deadline_s
-        if bound < best.objective * PROVEN and bound < np.inf and small:
+        decided = self.decide and best.assignment is not None
+        if bound < best.objective * PROVEN and bound < np.inf and small and not decided:
             bound, complete = self._prove(problem, request, best, bound)
         mapping = finish(
             problem,
@@ -73,11 +78,14 @@ class CpSat(MappingSolver):
                 work_s=max(left_s, 0.0) if request.deterministic else np.inf,
                 seed=request.seed,
                 on_found=on_found,
+                decide=self.decide,
             )
             request.spend(outcome.work_s)
             if outcome.bound > best.objective:  # refuted by a mapping that the checker accepts: no proof of anything
                 return bound, False
             bound = max(bound, outcome.bound)
+            if self.decide and best.assignment is not None:
+                return bound, False
             if outcome.status == "INFEASIBLE" and best.assignment is None:
                 return bound, True
             if outcome.status != "OPTIMAL" or outcome.found is None:

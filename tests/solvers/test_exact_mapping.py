@@ -315,3 +315,23 @@ def test_cp_sat_equals_brute_force_on_everything(rich_problem, brute_force) -> N
         assert mapping.lower_bound <= best * (1 + 1e-9)
 
     equal()
+
+
+def test_a_decision_needs_no_optimum() -> None:
+    """A mapping within both limits is found, or none exists; how good the first one is does not matter."""
+    for seed in range(12):
+        problem = random_problem(seed, 6, 3, regime=("serial", "pipelined")[seed % 2], energy=True, tightness=0.5)
+        evaluation = evaluate(problem, every_mapping(problem)[0])
+        legal = np.flatnonzero(evaluation.feasible)
+        if not len(legal):
+            continue
+        least = legal[np.argmin(evaluation.latency_ms[legal])]
+        for share, exists in ((1.0, True), (0.999, False)):
+            limited = replace(
+                problem,
+                max_latency_ms=float(evaluation.latency_ms[least]) * share,
+                max_energy_mj=float(evaluation.energy_mj[legal].max()),
+            )
+            answer = CpSat(decide=True).solve(limited)
+            assert bool(len(answer.assignment)) == exists
+            assert exists or answer.status == "infeasible"
