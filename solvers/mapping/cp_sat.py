@@ -7,16 +7,13 @@ bound holds as it is. The answer's objective is always recomputed from the assig
 from __future__ import annotations
 
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
-from solvers.mapping.bounds import bound_and_start
-from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
-from solvers.mapping.pipeline_dp import PipelineDP
-from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request, mapping_solver
+from solvers.mapping._incumbent import Best, begin
+from solvers.mapping.evaluate import PROVEN, finish
+from solvers.mapping.problem import Mapping, MappingProblem
+from solvers.mapping.solver import MappingSolver, Request
 
 VARIABLES_A_SECOND = 20_000  # of deadline; a larger model would take more than half of it to build
 OPTIMAL_GAP = 1e-6  # a search that is complete but for rounding
@@ -26,40 +23,30 @@ _REFUSALS = 20  # mappings that rounding let pass and the evaluation did not, un
 class CpSat(MappingSolver):
     """Exact for every regime, contiguous or free, any weights, limits and memory.
 
-    One worker and a fixed seed: the same problem gives the same answer as long as `deterministic_s`, a limit in
-    CP-SAT's own deterministic seconds of work, is reached before `deadline_s`.
+    One worker and a fixed seed: with a deterministic request, whose work is counted in CP-SAT's own deterministic
+    seconds, the same problem gives the same answer.
     """
 
     name = "cp_sat"
     role = "exact"
     required_modules = ("ortools",)
 
+    def __init__(self, *, decide: bool = False) -> None:
+        """With `decide`, only say whether a mapping within the limits exists: the first that is found is enough."""
+        self.decide = decide
+
     @classmethod
     def proves(cls, problem: MappingProblem) -> bool:
         """Return True: given time, it proves the optimum of any problem."""
         return True
 
-    def __init__(self, deterministic_s: float | None = None) -> None:
-        self.deterministic_s = deterministic_s
-
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the better of the warm start and what the search finds; see MappingSolver."""
-        started, deadline_s = request.started, request.deadline_s
-        best = _Best(problem, started)
-        bound, relaxed = bound_and_start(problem)
-        best.take(best_of(problem, [request.warm_start, relaxed]), None, bound)
-        for name in _heuristics(problem) if np.isfinite(bound) else ():
-            found = mapping_solver(name).solve(
-                problem, deadline_s=deadline_s / 8, seed=request.seed, warm_start=best.assignment
-            )
-            bound = max(bound, found.lower_bound)
-            best.take(found.assignment, found.order, bound)
+        best, bound = begin(problem, request)
         complete = False
-        if (
-            bound < best.objective * PROVEN
-            and bound < np.inf
-            and _variables(problem) <= VARIABLES_A_SECOND * deadline_s
-        ):
+        small = _variables(problem) <= VARIABLES_A_SECOND * request.deadline_s
+        decided = self.decide and best.assignment is not None
+        if bound < best.objective * PROVEN and bound < np.inf and small and not decided:
             bound, complete = self._prove(problem, request, best, bound)
         mapping = finish(
             problem,
@@ -67,7 +54,7 @@ class CpSat(MappingSolver):
             order=best.order,
             lower_bound=bound,
             solver=self.name,
-            started=started,
+            started=request.started,
             history=best.history,
             exact=complete and best.assignment is None,
         )
@@ -75,7 +62,7 @@ class CpSat(MappingSolver):
             return replace(mapping, status="optimal")
         return mapping
 
-    def _prove(self, problem: MappingProblem, request: Request, best: _Best, bound: float) -> tuple[float, bool]:
+    def _prove(self, problem: MappingProblem, request: Request, best: Best, bound: float) -> tuple[float, bool]:
         """Improve `best`; return a lower bound, and whether the search was complete."""
         from solvers.mapping._cp_model.model import Found, Model
 
@@ -87,14 +74,18 @@ class CpSat(MappingSolver):
         for _ in range(_REFUSALS):
             left_s = request.left_s
             outcome = model.solve(
-                time_s=left_s - min(0.5, 0.05 * request.deadline_s),
-                deterministic_s=self.deterministic_s,
+                time_s=np.inf if request.deterministic else left_s - min(0.5, 0.05 * request.deadline_s),
+                work_s=max(left_s, 0.0) if request.deterministic else np.inf,
                 seed=request.seed,
                 on_found=on_found,
+                decide=self.decide,
             )
+            request.spend(outcome.work_s)
             if outcome.bound > best.objective:  # refuted by a mapping that the checker accepts: no proof of anything
                 return bound, False
             bound = max(bound, outcome.bound)
+            if self.decide and best.assignment is not None:
+                return bound, False
             if outcome.status == "INFEASIBLE" and best.assignment is None:
                 return bound, True
             if outcome.status != "OPTIMAL" or outcome.found is None:
@@ -105,37 +96,6 @@ class CpSat(MappingSolver):
                 return bound, False
             model.forbid(outcome.found.assignment)  # legal but for what rounding took off
         return bound, False
-
-
-class _Best:
-    """The incumbent and its history."""
-
-    def __init__(self, problem: MappingProblem, started: float) -> None:
-        self.problem, self.started = problem, started
-        self.assignment: NDArray[np.int64] | None = None
-        self.order: NDArray[np.int64] | None = None
-        self.objective = np.inf
-        self.history: list[Incumbent] = []
-
-    def take(self, assignment: NDArray[np.int64] | None, order: NDArray[np.int64] | None, bound: float) -> None:
-        """Keep a mapping where it is legal and better."""
-        if assignment is None or not len(assignment):
-            return
-        order = order if order is not None and len(order) else None
-        value = float(evaluate(self.problem, assignment, order).objective[0])
-        if value < self.objective:
-            self.assignment, self.order, self.objective = assignment, order, value
-            at_s = perf_counter() - self.started
-            self.history.append(Incumbent(wall_s=at_s, objective=value, lower_bound=bound))
-
-    def is_legal(self, assignment: NDArray[np.int64], order: NDArray[np.int64] | None) -> bool:
-        return bool(evaluate(self.problem, assignment, order).feasible[0])
-
-
-def _heuristics(problem: MappingProblem) -> tuple[str, ...]:
-    """Solvers whose answer the search starts from: the better it is, the finer the ticks and the smaller the model."""
-    chain = problem.contiguous and not PipelineDP.refusal(problem)
-    return ("pipeline_dp", "local_search") if chain else ("local_search",)
 
 
 def _variables(problem: MappingProblem) -> int:

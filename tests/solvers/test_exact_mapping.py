@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from solvers.mapping import cp_sat, pipeline_dp
+from solvers.mapping import _incumbent, pipeline_dp
 from solvers.mapping._cp_model.model import Found, Model, Outcome
 from solvers.mapping.cp_sat import CpSat
 from solvers.mapping.evaluate import evaluate
@@ -111,7 +111,7 @@ def test_cp_sat_equals_brute_force(**setting: object) -> None:
     everything, values = every_mapping(problem)
     legal = everything[np.isfinite(values)]
     start = legal[int(setting["seed"]) % len(legal)] if len(legal) else None  # type: ignore[call-overload]
-    with patch.object(cp_sat, "_heuristics", lambda _: ()):
+    with patch.object(_incumbent, "heuristics", lambda _: ()):
         mapping = CpSat().solve(problem, warm_start=start)
     if np.isinf(best):
         assert mapping.status == "infeasible"
@@ -187,9 +187,9 @@ def test_a_warm_start_in_any_labelling_of_like_slots_is_kept(contiguous: bool) -
     assert interchangeable_slots(problem) == [[0, 1, 2, 3]]
     warm = np.array([3, 3, 2, 2, 0, 0, 1, 1])
     claimed = float(evaluate(problem, warm).objective[0])
-    with patch.object(cp_sat, "_heuristics", lambda _: ()):
+    with patch.object(_incumbent, "heuristics", lambda _: ()):
         mapping = CpSat().solve(problem, warm_start=warm)
-        stopped = CpSat(deterministic_s=1e-6).solve(problem, warm_start=warm)
+        stopped = CpSat().solve(problem, warm_start=warm, deadline_s=1e-6, deterministic=True)
     assert np.isfinite(claimed) and mapping.objective <= claimed
     assert mapping.status == "optimal"
     best = CpSat().solve(problem)
@@ -228,8 +228,8 @@ def test_a_proof_that_a_legal_mapping_refutes_is_dropped() -> None:
     problem = random_problem(7, 8, 4, regime="pipelined", twins=True, tightness=0.5)
     warm = np.array([3, 3, 2, 2, 0, 0, 1, 1])
     found = Found(np.array([0, 0, 0, 0, 1, 1, 1, 1]), None)
-    wrong = patch.object(Model, "solve", lambda *_, **__: Outcome("OPTIMAL", found, 1e9))
-    with wrong, patch.object(cp_sat, "_heuristics", lambda _: ()):
+    wrong = patch.object(Model, "solve", lambda *_, **__: Outcome("OPTIMAL", found, 1e9, 0.0))
+    with wrong, patch.object(_incumbent, "heuristics", lambda _: ()):
         mapping = CpSat().solve(problem, warm_start=warm)
     assert mapping.status == "feasible"
     assert mapping.lower_bound <= CpSat().solve(problem).objective
@@ -256,7 +256,7 @@ def test_slots_of_one_kind_scale() -> None:
 
 def test_same_seed_same_answer() -> None:
     problem = random_problem(21, 14, 4, regime="pipelined", energy=True)
-    runs = [CpSat(deterministic_s=0.05).solve(problem, deadline_s=60.0, seed=3) for _ in range(2)]
+    runs = [CpSat().solve(problem, deadline_s=0.2, seed=3, deterministic=True) for _ in range(2)]
     assert (runs[0].assignment == runs[1].assignment).all()
     assert runs[0].lower_bound == runs[1].lower_bound
 
@@ -304,7 +304,7 @@ def test_cp_sat_equals_brute_force_on_everything(rich_problem, brute_force) -> N
             }
             problem = replace(problem, **{name: some[name] for name in limits})
             best = brute_force(problem)[0]
-        alone = patch.multiple(cp_sat, _heuristics=lambda _: (), bound_and_start=lambda _: (0.0, None))
+        alone = patch.multiple(_incumbent, heuristics=lambda _: (), bound_and_start=lambda _: (0.0, None))
         with alone if seed % 2 else nullcontext():
             mapping = CpSat().solve(problem, seed=seed)
         if np.isinf(best):
@@ -315,3 +315,23 @@ def test_cp_sat_equals_brute_force_on_everything(rich_problem, brute_force) -> N
         assert mapping.lower_bound <= best * (1 + 1e-9)
 
     equal()
+
+
+def test_a_decision_needs_no_optimum() -> None:
+    """A mapping within both limits is found, or none exists; how good the first one is does not matter."""
+    for seed in range(12):
+        problem = random_problem(seed, 6, 3, regime=("serial", "pipelined")[seed % 2], energy=True, tightness=0.5)
+        evaluation = evaluate(problem, every_mapping(problem)[0])
+        legal = np.flatnonzero(evaluation.feasible)
+        if not len(legal):
+            continue
+        least = legal[np.argmin(evaluation.latency_ms[legal])]
+        for share, exists in ((1.0, True), (0.999, False)):
+            limited = replace(
+                problem,
+                max_latency_ms=float(evaluation.latency_ms[least]) * share,
+                max_energy_mj=float(evaluation.energy_mj[legal].max()),
+            )
+            answer = CpSat(decide=True).solve(limited)
+            assert bool(len(answer.assignment)) == exists
+            assert exists or answer.status == "infeasible"

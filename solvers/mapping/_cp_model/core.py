@@ -38,7 +38,8 @@ class Core:
 
         self.problem, self.units, self.start = problem, units, start
         self.cp = cp_model.CpModel()
-        self._scale(best, bits)
+        self.never, self.always = self.cp.new_constant(0), self.cp.new_constant(1)
+        self._scale(best)
         self.x = {
             (u, m): self.boolean(f"x{u},{m}", None if start is None else bool(start[u] == m))
             for u, m in zip(*(i.tolist() for i in np.nonzero(units.runs)), strict=True)
@@ -46,22 +47,22 @@ class Core:
         for u in range(units.count):
             self.cp.add_exactly_one(self.x[u, m] for m in self.modes_of(u))
 
-    def _scale(self, best: float, bits: int) -> None:
+    def _scale(self, best: float) -> None:
         p = self.problem
         most_ms, most_mj = _most(p, self.units)
         most = min(best, p.time_weight * most_ms + p.energy_weight * most_mj)
-        self.scale = _rate(most, bits)
+        self.scale = _rate(most)
         if p.time_weight:
             most_ms = min(most_ms, most / p.time_weight)
         if p.energy_weight:
             most_mj = min(most_mj, most / p.energy_weight)
         most_ms, most_mj = min(most_ms, p.max_latency_ms), min(most_mj, p.max_energy_mj)
-        self.time_rate = self.scale * p.time_weight or _rate(most_ms, bits)
+        self.time_rate = self.scale * p.time_weight or _rate(most_ms)
         self.energy_rate = self.scale * p.energy_weight
         if not self.energy_rate:
             together = self.time_rate / p.static_w if p.static_w else 0.0  # both parts in the same ticks
-            fits = 2.0 ** (bits - 8) < together * most_mj < 2.0 ** (bits + 4)
-            self.energy_rate = together if fits else _rate(most_mj, bits)
+            fits = 2.0 ** (SCALE_BITS - 8) < together * most_mj < 2.0 ** (SCALE_BITS + 4)
+            self.energy_rate = together if fits else _rate(most_mj)
         self.latest = floor(most_ms * self.time_rate * (1 + TOLERANCE)) + 1
         self.dearest = floor(most_mj * self.energy_rate * (1 + TOLERANCE)) + 1
         self.counts_energy = bool(p.energy_weight) or p.max_energy_mj < inf
@@ -125,9 +126,9 @@ class Core:
         self.cp.minimize(total)
 
 
-def _rate(most: float, bits: int) -> float:
-    """Ticks a unit, so that `most` is about 2**bits of them; a power of two, exact but for rounding down."""
-    return float(2.0 ** (bits - frexp(most)[1])) if 0 < most < inf else 1.0
+def _rate(most: float) -> float:
+    """Ticks a unit, so that `most` is about 2**SCALE_BITS of them; a power of two, exact but for rounding down."""
+    return float(2.0 ** (SCALE_BITS - frexp(most)[1])) if 0 < most < inf else 1.0
 
 
 def _most(problem: MappingProblem, units: Units) -> tuple[float, float]:

@@ -32,11 +32,50 @@ def order_like_slots(core: Core, alike: list[list[int]]) -> None:
                     begun = now
 
 
-def order_stages(core: Core, alike: list[list[int]]) -> None:
-    """Contiguous: modes in a linear order that every edge respects, and no slot in two of them."""
+def order_stages(core: Core, alike: list[list[int]], order: list[int] | None = None) -> None:
+    """Contiguous: modes in a linear order that every edge respects, and no slot in two of them.
+
+    `order` [M] is that order where it is given; else the search is free in it.
+    """
     p, cp = core.problem, core.cp
-    chains = [*alike, *([m] for m in range(p.slots, p.modes))]
-    order = None if core.start is None else stage_order(p, core.units.of, core.start, alike)
+    chains = [order] if order is not None else [*alike, *([m] for m in range(p.slots, p.modes))]
+    y = _ideals(core, chains[0]) if len(chains) == 1 else _placed_ideals(core, chains)
+    for pair in core.units.pairs:
+        for m in range(p.modes) if pair.ordering else ():
+            source, target = y[pair.source, m], y[pair.target, m]
+            if source is not target and target is not core.never and source is not core.always:
+                cp.add_implication(target, source)
+    used = _used(core, alike)
+    for s in range(p.slots):
+        if len(core.modes_on(s)) > 1:
+            cp.add_at_most_one(used[m] for m in core.modes_on(s))
+
+
+def _ideals(core: Core, order: list[int]) -> dict[tuple[int, int], Any]:
+    """Return y of modes in a known order: sums of x, of which only those that change from mode to mode are new."""
+    y: dict[tuple[int, int], Any] = {}
+    for u in range(core.units.count):
+        able = set(core.modes_of(u))
+        last: Any = core.never
+        for i, m in enumerate(order):
+            if m in able:
+                able.remove(m)
+                if not able:
+                    last = core.always
+                elif last is core.never:
+                    last = core.x[u, m]
+                else:
+                    hint = None if core.start is None else int(core.start[u]) in order[: i + 1]
+                    before, last = last, core.boolean(f"y{u},{m}", hint)
+                    core.cp.add(last == before + core.x[u, m])
+            y[u, m] = last
+    return y
+
+
+def _placed_ideals(core: Core, chains: list[list[int]]) -> dict[tuple[int, int], Any]:
+    """Return y of modes of which only those of a chain have a known order."""
+    p, cp = core.problem, core.cp
+    order = None if core.start is None else stage_order(p, core.units.of, core.start, chains)
     before = _before(core, chains, order)
     place = None if order is None else {m: i for i, m in enumerate(order)}
     y: dict[tuple[int, int], Any] = {}
@@ -63,14 +102,7 @@ def order_stages(core: Core, alike: list[list[int]]) -> None:
                     if n not in chain:
                         cp.add_bool_or(~literal, ~before[n, m], y[u, m])
                         cp.add_bool_or(~literal, before[n, m], ~y[u, m])
-    for pair in core.units.pairs:
-        if pair.ordering:
-            for m in range(p.modes):
-                cp.add_implication(y[pair.target, m], y[pair.source, m])
-    used = _used(core, alike)
-    for s in range(p.slots):
-        if len(core.modes_on(s)) > 1:
-            cp.add_at_most_one(used[m] for m in core.modes_on(s))
+    return y
 
 
 def _before(core: Core, chains: list[list[int]], order: list[int] | None) -> dict[tuple[int, int], Any]:
@@ -79,7 +111,7 @@ def _before(core: Core, chains: list[list[int]], order: list[int] | None) -> dic
     before: dict[tuple[int, int], Any] = {}
     for chain in chains:
         for m, n in combinations(chain, 2):
-            before[m, n], before[n, m] = cp.new_constant(1), cp.new_constant(0)
+            before[m, n], before[n, m] = core.always, core.never
     for m, n in combinations(range(modes), 2):
         if (m, n) not in before:
             hint = None if order is None else order.index(m) < order.index(n)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.mapping._stage_items import stage_items
 from solvers.mapping.feasibility import mode_capacity
 from solvers.mapping.problem import MappingProblem
 
@@ -57,7 +58,7 @@ class Units:
     @classmethod
     def from_problem(cls, problem: MappingProblem) -> Units:
         """Return the units of a problem."""
-        of = _first_come(_circles(problem) if problem.contiguous else problem.unit)
+        of = stage_items(problem).item if problem.contiguous else problem.unit
         shape = (int(of.max()) + 1, problem.modes)
         runs, longest = np.ones(shape, dtype=np.bool_), np.zeros(shape)
         compute, energy, held = np.zeros((3, *shape))
@@ -84,27 +85,6 @@ class Units:
             pairs=_pairs(problem, of),
             outputs=_outputs(problem, of),
         )
-
-
-def _first_come(label: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the labels [K] in the order in which they first come."""
-    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    return rank[inverse.ravel()]
-
-
-def _circles(problem: MappingProblem) -> NDArray[np.int64]:
-    """Return [K]: groups merged where ordering edges lead from one to the other and back."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    unit = problem.unit
-    count = int(unit.max()) + 1
-    rows, columns = unit[problem.edges[problem.ordering]].T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    merged: NDArray[np.int64] = connected_components(graph, directed=True, connection="strong")[1].astype(np.int64)
-    return merged[unit]
 
 
 def _pairs(problem: MappingProblem, of: NDArray[np.int64]) -> tuple[Pair, ...]:
