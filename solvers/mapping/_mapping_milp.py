@@ -12,7 +12,6 @@ is what lets no edge go back, and it is tight where the order is known, as that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import frexp
@@ -395,17 +394,10 @@ class MappingMilp:
 
     # --- and the answer ---------------------------------------------------------------------------------------------
 
-    def solve(
-        self, backend: Backend, *, deadline_s: float, seed: int, on_incumbent: Callable[[Assignment], None]
-    ) -> Proven:
-        """Return what the solver says; `on_incumbent` sees the assignments [K] that it tells of."""
-        solved = self.model.solve(
-            backend,
-            deadline_s=deadline_s,
-            seed=seed,
-            hint=None if self.place is None else np.concatenate(self.hint),
-            on_incumbent=lambda values: on_incumbent(self._read(values)),
-        )
+    def solve(self, backend: Backend, *, deadline_s: float, seed: int) -> Proven:
+        """Return what the solver says."""
+        hint = None if self.place is None else np.concatenate(self.hint)
+        solved = self.model.solve(backend, deadline_s=deadline_s, seed=seed, hint=hint)
         assignment = None if solved.values is None else self._read(solved.values)
         return Proven(status=solved.status, assignment=assignment, bound=max(0.0, solved.bound * self.ticks))
 

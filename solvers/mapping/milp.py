@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from solvers.mapping._linear_model import Backend
 from solvers.mapping._mapping_milp import MappingMilp, columns_needed
+from solvers.mapping._parts_bound import PartsBound
 from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.local_search import LocalSearch
@@ -21,13 +22,15 @@ COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it t
 # The solvers prove in float64, rows met to 1e-9 each and reduced costs as well: a bound is good to far better than
 # this share of it, and a search that is complete leaves no larger gap.
 MARGIN = 1e-6
+OPTIMAL_GAP = 3 * MARGIN  # a search that is complete but for rounding
+PARTS_SHARE = 0.6  # of the deadline for the bound by parts, at most; it is better than the search's own
 
 
 class Milp(MappingSolver):
     """Pipelined mappings, contiguous or free, and energy alone: HiGHS, the better solver for knapsacks.
 
-    One thread and a fixed seed: the same problem gives the same answer unless the deadline cuts it short. HiGHS does
-    not tell of its incumbents: the history holds where it began and where it ended.
+    One thread and a fixed seed: the same problem gives the same answer unless the deadline cuts it short. MathOpt does
+    not tell of incumbents on the way: the history holds where the search began and where it ended.
     """
 
     name = "milp"
@@ -85,20 +88,27 @@ class Milp(MappingSolver):
         too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
         if bound >= best * PROVEN or bound == np.inf or too_large or request.left_s <= 0:
             return answer(start, bound)
+        if start is not None and PartsBound.applies(problem) and not problem.energy_weight:
+            parts = PartsBound(problem, bound / problem.latency_weight)
+            until = request.started + request.deadline_s * PARTS_SHARE
+            proven_ms = parts.prove(best / problem.latency_weight, until=until, start=start)
+            bound = max(bound, proven_ms * problem.latency_weight)
+            if bound >= best * (1 - OPTIMAL_GAP):
+                return replace(answer(start, bound), status="optimal")
         model = MappingMilp(problem, start)
-        solved = model.solve(self.backend, deadline_s=request.left_s, seed=request.seed, on_incumbent=note)
+        solved = model.solve(self.backend, deadline_s=request.left_s, seed=request.seed)
         final = best_of(problem, [start, solved.assignment])
         value, proven = _objective(problem, final), solved.bound * (1 - MARGIN)
         if proven > value:  # refuted by a mapping that the checker accepts: no proof of anything
             return answer(final, bound)
         mapping = answer(final, max(bound, proven), complete=solved.status == "infeasible")
-        if solved.status == "optimal" and mapping.status == "feasible" and mapping.gap <= 2 * MARGIN:
+        if solved.status == "optimal" and mapping.status == "feasible" and mapping.gap <= OPTIMAL_GAP:
             return replace(mapping, status="optimal")
         return mapping
 
 
 class MilpScip(Milp):
-    """The same model by SCIP, which proves some problems that HiGHS does not, and tells of each incumbent."""
+    """The same model by SCIP, which proves some problems that HiGHS does not."""
 
     name = "milp_scip"
     backend = "gscip"
