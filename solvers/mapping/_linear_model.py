@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -102,12 +108,13 @@ class LinearModel:
         if hint is not None:
             known = np.flatnonzero(np.isfinite(hint)).tolist()
             hints.append(mathopt.SolutionHint(variable_values={variables[n]: float(hint[n]) for n in known}))
-        result = mathopt.solve(
-            model,
-            getattr(mathopt.SolverType, backend.upper()),
-            params=_parameters(backend, max(deadline_s, 0.01), seed, gap),
-            model_params=mathopt.ModelSolveParameters(solution_hints=hints),
-        )
+        with _quiet():
+            result = mathopt.solve(
+                model,
+                getattr(mathopt.SolverType, backend.upper()),
+                params=_parameters(backend, max(deadline_s, 0.01), seed, gap),
+                model_params=mathopt.ModelSolveParameters(solution_hints=hints),
+            )
         found = result.has_primal_feasible_solution()
         values = np.array(result.variable_values(variables)) if found else None
         reason, reasons = result.termination.reason, mathopt.TerminationReason
@@ -153,6 +160,25 @@ class LinearModel:
             proto.linear_constraint_matrix.column_ids.extend((place[keep] % self.columns).tolist())
             proto.linear_constraint_matrix.coefficients.extend(summed[keep].tolist())
         return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what C code prints off standard output, which belongs to the caller.
+
+    HiGHS as of OR-tools 9.15 prints a line of its debugging whatever its log settings are.
+    """
+    c_library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        c_library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _parameters(backend: Backend, deadline_s: float, seed: int, gap: float) -> mathopt.SolveParameters:

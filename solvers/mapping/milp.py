@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.mapping import _assignment
 from solvers.mapping._linear_model import Backend
 from solvers.mapping._mapping_milp import MappingMilp, columns_needed
 from solvers.mapping._parts_bound import PartsBound
@@ -23,6 +24,8 @@ COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it t
 # this share of it, and a search that is complete leaves no larger gap.
 MARGIN = 1e-6
 OPTIMAL_GAP = 3 * MARGIN  # a search that is complete but for rounding
+# Of the deadline for the search, and for the annealing that follows it for knapsacks: what the search has not proven by then, it rarely proves.
+SEARCH_SHARE, ANNEALING_SHARE = 0.25, 0.6
 PARTS_SHARE = 0.6  # of the deadline for the bound by parts, at most; it is better than the search's own
 
 
@@ -96,8 +99,14 @@ class Milp(MappingSolver):
             if bound >= best * (1 - OPTIMAL_GAP):
                 return replace(answer(start, bound), status="optimal")
         model = MappingMilp(problem, start)
-        solved = model.solve(self.backend, deadline_s=request.left_s, seed=request.seed)
+        knapsacks = _assignment.applies(problem)
+        deadline_s = request.left_s * (SEARCH_SHARE if knapsacks else 1.0)
+        solved = model.solve(self.backend, deadline_s=deadline_s, seed=request.seed)
         final = best_of(problem, [start, solved.assignment])
+        if final is not None:
+            note(final)
+        if knapsacks and solved.status not in ("optimal", "infeasible"):
+            final = self._annealed(problem, final, request)
         value, proven = _objective(problem, final), solved.bound * (1 - MARGIN)
         if proven > value:  # refuted by a mapping that the checker accepts: no proof of anything
             return answer(final, bound)
@@ -105,6 +114,17 @@ class Milp(MappingSolver):
         if solved.status == "optimal" and mapping.status == "feasible" and mapping.gap <= OPTIMAL_GAP:
             return replace(mapping, status="optimal")
         return mapping
+
+    @staticmethod
+    def _annealed(
+        problem: MappingProblem, start: NDArray[np.int64] | None, request: Request
+    ) -> NDArray[np.int64] | None:
+        """Return the best of `start` and what annealing at the linear relaxation's prices finds."""
+        relaxed = _assignment.Assignment.of(problem, deadline_s=request.left_s / 3)
+        if relaxed is None:
+            return start
+        seconds = min(request.left_s, request.deadline_s * ANNEALING_SHARE)
+        return best_of(problem, [start, *relaxed.improve(seconds=seconds, seed=request.seed)])
 
 
 class MilpScip(Milp):
