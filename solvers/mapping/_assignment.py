@@ -12,14 +12,14 @@ from solvers.mapping._linear_model import LinearModel
 from solvers.mapping.feasibility import runnable
 from solvers.mapping.problem import MappingProblem
 
-MOVES_A_SECOND = 4e6  # of the time given: less than a slow core makes, so that the clock decides nothing
-MOVES_A_UNIT = 500_000  # of one annealing; where there is time for more, it is repeated
-NEAR = 4  # slots, by loss, that a unit moves to
+MOVES_A_SECOND = 6e6  # of the time given: less than a core of 2020 makes, so that the clock decides nothing
+MOVES_A_UNIT = 1_000_000  # of one annealing; where there is time for more, it is repeated
+NEAR = 6  # slots, by loss, that a unit moves to
 CHAINS = 4  # slots of a chain of moves
-HOT, COLD = 0.4, 0.2  # temperatures, in shares of the median loss of a unit's third best slot
+HOT, COLD = 0.25, 0.15  # temperatures, in shares of the median loss of a unit's third best slot
 # Price of a byte that a slot lacks, in shares of the mean price of a byte, first and last. Slots begin as soft as that,
 # and stiffen: units find slots of little loss first, and then those among them that fill the slots.
-LACKING = 0.02, 20.0
+LACKING = 0.02, 50.0
 
 
 def applies(problem: MappingProblem) -> bool:

@@ -14,6 +14,8 @@ from numba import njit
 from solvers.mapping._annealing import _below, _random
 
 LONGEST = 8  # slots of a chain, at most
+TRIES = 4  # units looked at for one that closes a chain
+TRIES = 4  # units looked at for one that closes a chain
 _STEP = 1024  # moves at one temperature
 _ROOM = 1e-9  # of a slot, that rounding may take
 
@@ -55,6 +57,9 @@ def anneal_chains(loss, near, held, capacity, price, x, moves, hot, cold, rates,
     best, least = x.copy(), np.inf
     if over == 0:
         least = lost + unused
+    reach = np.empty(units)  # loss of the farthest of the near slots
+    for u in range(units):
+        reach[u] = loss[u, near[u, count_near - 1]]
     unit, slot, after = np.zeros(LONGEST, np.int64), np.zeros(LONGEST, np.int64), np.zeros(LONGEST)
     heat, rate = hot, rates[0]
     for move in range(moves):
@@ -83,9 +88,20 @@ def anneal_chains(loss, near, held, capacity, price, x, moves, hot, cold, rates,
             if length == 1 or count[to] == 0:
                 break
             u = on[to, _below(state, count[to])]
+            if stops == length:  # the last one goes home: one to which that is near, if it is soon found
+                for _ in range(TRIES):
+                    if loss[u, home] <= reach[u]:
+                        break
+                    u = on[to, _below(state, count[to])]
             unit[stops - 1] = u
             change -= loss[u, to]
         if not good:
+            continue
+        limit = -heat * np.log(1.0 - _random(state))  # Metropolis, the coin tossed first
+        least_change = change  # less what the slots cost now: the least that the change can be
+        for i in range(stops):
+            least_change -= _unused(slack[slot[i]], price[slot[i]], rate)
+        if least_change > limit:
             continue
         moved = stops if closed else stops - 1
         for i in range(stops):
@@ -99,7 +115,7 @@ def anneal_chains(loss, near, held, capacity, price, x, moves, hot, cold, rates,
                 left -= held[unit[moved - 1], s]
             after[i] = left
             change += _unused(left, price[s], rate) - _unused(slack[s], price[s], rate)
-        if change > 0.0 and _random(state) >= np.exp(-change / heat):
+        if change > limit:
             continue
         for i in range(stops):
             s = slot[i]

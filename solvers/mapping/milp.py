@@ -24,7 +24,8 @@ COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it t
 # this share of it, and a search that is complete leaves no larger gap.
 MARGIN = 1e-6
 OPTIMAL_GAP = 3 * MARGIN  # a search that is complete but for rounding
-# Of the deadline for the search, and for the annealing that follows it for knapsacks: what the search has not proven by then, it rarely proves.
+# Of the deadline for the search, and for the annealing that follows it where knapsacks are all that binds: what the
+# search has not proven by then, it rarely proves.
 SEARCH_SHARE, ANNEALING_SHARE = 0.25, 0.6
 PARTS_SHARE = 0.6  # of the deadline for the bound by parts, at most; it is better than the search's own
 
