@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -89,13 +94,11 @@ class LinearModel:
         deadline_s: float,
         seed: int = 0,
         hint: NDArray[np.float64] | None = None,
-        on_incumbent: Callable[[NDArray[np.float64]], None] | None = None,
-        cutoff: float | None = None,
+        gap: float = 0.0,
     ) -> Solved:
-        """Solve with one thread and gap tolerances of zero. `hint` [N] may hold nan where nothing is known.
+        """Solve with one thread, to a relative gap. `hint` [N] may hold nan where nothing is known.
 
-        `on_incumbent` sees each better solution [N], where the backend tells of them (SCIP). A `glop` model is solved
-        as an LP, whatever is integer; it returns duals. Nothing worse than `cutoff` is looked for, where it is given.
+        A `glop` model is solved as an LP, whatever is integer; it returns duals.
         """
         from ortools.math_opt.python import mathopt
 
@@ -105,22 +108,13 @@ class LinearModel:
         if hint is not None:
             known = np.flatnonzero(np.isfinite(hint)).tolist()
             hints.append(mathopt.SolutionHint(variable_values={variables[n]: float(hint[n]) for n in known}))
-        callback = None
-        if on_incumbent is not None and backend == "gscip":
-
-            def callback(data: Any) -> Any:
-                assert on_incumbent is not None
-                on_incumbent(np.array([data.solution.get(v, 0.0) for v in variables]))
-                return mathopt.CallbackResult()
-
-        result = mathopt.solve(
-            model,
-            getattr(mathopt.SolverType, backend.upper()),
-            params=_parameters(backend, max(deadline_s, 0.01), seed, cutoff),
-            model_params=mathopt.ModelSolveParameters(solution_hints=hints),
-            cb=callback,
-            callback_reg=mathopt.CallbackRegistration(events={mathopt.Event.MIP_SOLUTION}) if callback else None,
-        )
+        with _quiet():
+            result = mathopt.solve(
+                model,
+                getattr(mathopt.SolverType, backend.upper()),
+                params=_parameters(backend, max(deadline_s, 0.01), seed, gap),
+                model_params=mathopt.ModelSolveParameters(solution_hints=hints),
+            )
         found = result.has_primal_feasible_solution()
         values = np.array(result.variable_values(variables)) if found else None
         reason, reasons = result.termination.reason, mathopt.TerminationReason
@@ -168,13 +162,30 @@ class LinearModel:
         return proto
 
 
-def _parameters(backend: Backend, deadline_s: float, seed: int, cutoff: float | None) -> mathopt.SolveParameters:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what C code prints off standard output, which belongs to the caller.
+
+    HiGHS as of OR-tools 9.15 prints a line of its debugging whatever its log settings are.
+    """
+    c_library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        c_library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _parameters(backend: Backend, deadline_s: float, seed: int, gap: float) -> mathopt.SolveParameters:
     """One thread, no gap left on purpose, and rows, bounds and integers met to FEASIBILITY."""
     from ortools.math_opt.python import mathopt
 
-    parameters = mathopt.SolveParameters(
-        time_limit=dt.timedelta(seconds=deadline_s), random_seed=seed % SEED_RANGE, cutoff_limit=cutoff
-    )
+    parameters = mathopt.SolveParameters(time_limit=dt.timedelta(seconds=deadline_s), random_seed=seed % SEED_RANGE)
     if backend == "highs":  # whose threads MathOpt does not set
         parameters.highs.int_options["threads"] = 1
         parameters.highs.string_options["parallel"] = "off"
@@ -185,5 +196,5 @@ def _parameters(backend: Backend, deadline_s: float, seed: int, cutoff: float | 
     if backend == "gscip":
         parameters.gscip.real_params["numerics/feastol"] = FEASIBILITY
     if backend != "glop":
-        parameters.relative_gap_tolerance = parameters.absolute_gap_tolerance = 0.0
+        parameters.relative_gap_tolerance, parameters.absolute_gap_tolerance = gap, 0.0
     return parameters

@@ -12,7 +12,6 @@ is what lets no edge go back, and it is tight where the order is known, as that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import frexp
@@ -162,7 +161,7 @@ class MappingMilp:
             rows, cells = np.zeros(len(unit), dtype=np.int64), [columns]
             if space.any():
                 on = self._is(unit, mode)
-                largest = self._columns(np.max(on * space / capacity, initial=0.0))
+                largest = self._columns(np.array([np.max(on * space / capacity, initial=0.0)]))
                 count = len(unit)
                 self.model.add_rows(
                     count,
@@ -204,10 +203,8 @@ class MappingMilp:
         past = {m: self._past(m, column, constant) for m in range(modes)}
         for m in range(modes):
             for inside in (False, True):  # in a stage before m; in m or before it
-                cells = [cell for u, v in pairs.tolist() for cell in self._step(past[m], u, v, m, inside)]
-                rows = [r for r, (u, v) in enumerate(pairs.tolist()) for _ in self._step(past[m], u, v, m, inside)]
-                columns, values = zip(*cells, strict=True) if cells else ((), ())
-                self.model.add_rows(len(pairs), rows, columns, values, lower=0.0)
+                for u, v in pairs.tolist():
+                    self._row(self._step(past[m], u, v, m, inside))
 
     def _step(
         self, past: list[list[tuple[int, float]]], u: int, v: int, m: int, inside: bool
@@ -224,8 +221,8 @@ class MappingMilp:
         constant = np.full((modes, modes), np.nan)
         np.fill_diagonal(constant, 0.0)
         for group in self.groups:
-            for i, one in enumerate(group):
-                constant[one, group[i + 1 :]], constant[group[i + 1 :], one] = 1.0, 0.0
+            for i, slot in enumerate(group):
+                constant[slot, group[i + 1 :]], constant[group[i + 1 :], slot] = 1.0, 0.0
         one, other = np.nonzero(np.triu(np.isnan(constant), 1))
         rank = np.full(modes, np.nan)
         if self.place is not None:
@@ -299,8 +296,8 @@ class MappingMilp:
             key = int(p.unit[k]), tuple(sorted(targets))
             flows[key] = flows.get(key, 0.0) + float(p.output_bytes[k])
         into, out = p.ports
-        for (u, targets), size in flows.items():
-            to = np.array(targets)
+        for (u, consumers), size in flows.items():
+            to = np.array(consumers)
             for m in range(self.modes):
                 slots = np.flatnonzero(p.members[m] & ~p.never_busy)
                 there, reading = bool(self.runs[u, m]), self.runs[to, m]
@@ -327,8 +324,8 @@ class MappingMilp:
             links = links[:, :, :0]
         cost = np.concatenate([p.route_mj_per_byte[:, :, None], links], axis=2)  # [M, M, 1 + L]
         _, kind = np.unique(cost.reshape(self.modes**2, -1), axis=0, return_inverse=True)
-        kind = kind.reshape(self.modes, self.modes)
-        cheap = ~cost.any(axis=2)
+        kinds = kind.reshape(self.modes, self.modes)
+        cheap: NDArray[np.bool_] = np.asarray(~cost.any(axis=2))
         sizes: dict[tuple[int, int], float] = {}
         for (i, j), size in zip(p.edges.tolist(), p.edge_bytes.tolist(), strict=True):
             pair = int(p.unit[i]), int(p.unit[j])
@@ -339,8 +336,8 @@ class MappingMilp:
             arrive: dict[int, list[tuple[int, float]]] = {int(q): [] for q in to}  # what lets v be in mode q
             for m in np.flatnonzero(self.runs[u]).tolist():
                 rest = [(int(self.x[u, m]), 1.0)]  # of x[u, m], what goes where it costs nothing
-                for c in np.unique(kind[m, to[~cheap[m, to]]]).tolist():
-                    reached = to[(kind[m, to] == c) & ~cheap[m, to]]
+                for c in np.unique(kinds[m, to[~cheap[m, to]]]).tolist():
+                    reached = to[(kinds[m, to] == c) & ~cheap[m, to]]
                     on = self._is(np.array(u), np.array(m)) * self._is(np.array(v), reached).sum()
                     way = int(self._columns(on)[0])
                     rest.append((way, -1.0))
@@ -361,6 +358,9 @@ class MappingMilp:
                 self._row([*cells, (int(self.x[v, q]), -1.0)])
 
     def _row(self, cells: list[tuple[int, float]]) -> None:
+        """Add the row: the cells' sum is at least zero."""
+        if not cells:
+            return
         columns, values = zip(*cells, strict=True)
         self.model.add_rows(1, 0, columns, values, lower=0.0)
 
@@ -395,24 +395,18 @@ class MappingMilp:
 
     # --- and the answer ---------------------------------------------------------------------------------------------
 
-    def solve(
-        self, backend: Backend, *, deadline_s: float, seed: int, on_incumbent: Callable[[Assignment], None]
-    ) -> Proven:
-        """Return what the solver says; `on_incumbent` sees the assignments [K] that it tells of."""
-        solved = self.model.solve(
-            backend,
-            deadline_s=deadline_s,
-            seed=seed,
-            hint=None if self.place is None else np.concatenate(self.hint),
-            on_incumbent=lambda values: on_incumbent(self._read(values)),
-        )
+    def solve(self, backend: Backend, *, deadline_s: float, seed: int) -> Proven:
+        """Return what the solver says."""
+        hint = None if self.place is None else np.concatenate(self.hint)
+        solved = self.model.solve(backend, deadline_s=deadline_s, seed=seed, hint=hint)
         assignment = None if solved.values is None else self._read(solved.values)
         return Proven(status=solved.status, assignment=assignment, bound=max(0.0, solved.bound * self.ticks))
 
     def _read(self, values: NDArray[np.float64]) -> Assignment:
         """The assignment [K] nearest to a solution's values."""
         shares = np.where(self.runs, values[self.x], -1.0)
-        return shares.argmax(axis=1)[self.problem.unit]
+        mode: Ids = shares.argmax(axis=1)
+        return mode[self.problem.unit]
 
 
 def _unit_of(value: float) -> float:

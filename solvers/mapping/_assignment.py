@@ -1,0 +1,100 @@
+"""Generalised assignment: units on slots at least energy, where nothing but memory binds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.mapping._linear_model import LinearModel
+from solvers.mapping.feasibility import runnable
+from solvers.mapping.problem import MappingProblem
+
+MOVES_A_SECOND = 6e6  # of the time given: less than a core of 2020 makes, so that the clock decides nothing
+MOVES_A_UNIT = 1_000_000  # of one annealing; where there is time for more, it is repeated
+NEAR = 6  # slots, by loss, that a unit moves to
+CHAINS = 4  # slots of a chain of moves
+HOT, COLD = 0.25, 0.15  # temperatures, in shares of the median loss of a unit's third best slot
+# Price of a byte that a slot lacks, in shares of the mean price of a byte, first and last. Slots begin as soft as that,
+# and stiffen: units find slots of little loss first, and then those among them that fill the slots.
+LACKING = 0.02, 50.0
+
+
+def applies(problem: MappingProblem) -> bool:
+    """Whether energy is all that counts, and memory all that binds: no time, routes, stages, teams or workspace."""
+    timed = problem.time_weight > 0 or np.isfinite(problem.max_latency_ms) or np.isfinite(problem.max_energy_mj)
+    routed = len(problem.edges) and (problem.edge_bytes.any() and problem.route_mj_per_byte.any())
+    bound = problem.contiguous or len(problem.teams) or problem.workspace_bytes.any() or problem.regime == "offload"
+    return not (timed or routed or bound) and bool(np.isfinite(problem.capacity_bytes).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Assignment:
+    """The problem by units, with the prices of its linear relaxation: see `_priced_assignment`."""
+
+    unit: NDArray[np.int64]  # [K]
+    loss: NDArray[np.float64]  # [U, S] mJ, inf where not allowed
+    held: NDArray[np.float64]  # [U, S] bytes
+    capacity: NDArray[np.float64]  # [S]
+    price: NDArray[np.float64]  # [S] mJ a byte
+    start: NDArray[np.int64]  # [U] the relaxation's answer, rounded: it may not fit
+
+    @classmethod
+    def of(cls, problem: MappingProblem, *, deadline_s: float) -> Assignment | None:
+        """Solve the linear relaxation; None where that takes longer, or has no solution."""
+        units, slots = int(problem.unit.max()) + 1, problem.slots
+        cost, held = np.zeros((2, units, slots))
+        allowed = np.ones((units, slots), dtype=np.bool_)
+        np.logical_and.at(allowed, problem.unit, runnable(problem))
+        np.add.at(cost, problem.unit, np.where(problem.allowed, problem.energy_mj, 0.0))
+        np.add.at(held, problem.unit, problem.held_bytes + problem.stash[:, None])
+        u, s = np.nonzero(allowed)
+        model = LinearModel()
+        x = model.add_columns(len(u), upper=np.inf, cost=cost[u, s])
+        model.add_rows(units, u, x, 1.0, lower=1.0, upper=1.0)
+        memory = model.add_rows(slots, s, x, held[u, s], upper=problem.capacity_bytes)
+        solved = model.solve("glop", deadline_s=deadline_s)
+        if solved.status != "optimal" or solved.values is None or solved.duals is None:
+            return None
+        share = np.zeros((units, slots))
+        share[u, s] = solved.values[x]
+        price = np.maximum(0.0, -solved.duals[memory])
+        priced = np.where(allowed, cost + price * held, np.inf)
+        return cls(
+            unit=problem.unit,
+            loss=priced - priced.min(axis=1, keepdims=True),
+            held=held,
+            capacity=problem.capacity_bytes.astype(np.float64),
+            price=price,
+            start=share.argmax(axis=1),
+        )
+
+    def improve(self, *, seconds: float, seed: int) -> list[NDArray[np.int64]]:
+        """Return better and better assignments [K], annealed from the relaxation in at most that time."""
+        from solvers.mapping._priced_assignment import anneal_chains
+
+        units, slots = self.loss.shape
+        near = np.argsort(self.loss, axis=1, kind="stable")[:, : min(NEAR, slots)]
+        third = np.sort(self.loss, axis=1)[:, min(2, slots - 1)]
+        usual = np.median(third[np.isfinite(third)]) if np.isfinite(third).any() else 0.0
+        usual = usual or float(self.loss[np.isfinite(self.loss)].mean()) or 1.0
+        lacking = np.array(LACKING) * (self.price.mean() or usual / max(self.held.mean(), 1e-300))
+        loss = np.where(np.isfinite(self.loss), self.loss, 1e6 * (usual + self.price.max() * self.capacity.max()))
+        until, moves = perf_counter() + seconds, int(MOVES_A_SECOND * seconds)
+        rounds = max(1, round(moves / (MOVES_A_UNIT * units)))
+        found: list[NDArray[np.int64]] = []
+        least = np.inf
+        for turn in range(rounds):
+            if perf_counter() >= until:
+                break
+            x = self.start.copy()
+            value = anneal_chains(
+                loss, near, self.held, self.capacity, self.price, x, max(1000, moves // rounds),
+                HOT * usual, COLD * usual, lacking, CHAINS, seed + turn,
+            )  # fmt: skip
+            if value < least:
+                least = value
+                found.append(x[self.unit])
+        return found
