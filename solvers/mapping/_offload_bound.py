@@ -66,7 +66,7 @@ def _sum_inside(value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def path_bound(a, path):  # type: ignore[no-untyped-def]
-    """Return the least time of the path [n], in ms, and whether each of its places is in a call then."""
+    """Return the least time of the path [n], in ms, and the call of each place then, or -1: none."""
     segments, modes = a.compute.shape
     n = path.shape[0]
     calls, most = 0, 0.0
@@ -153,14 +153,14 @@ def path_bound(a, path):  # type: ignore[no-untyped-def]
                 if into + load[j, i - 1] < least[c, i, 1]:
                     least[c, i, 1] = into + load[j, i - 1]
                     origin[c, i, 1] = j
-    inside = np.zeros(n, np.bool_)
+    call = np.full(n, -1, np.int64)
     best, c, r = np.inf, 0, 0
     for count in range(calls + 1):
         for kind in range(2):
             if least[count, n, kind] < best:
                 best, c, r = least[count, n, kind], count, kind
     if best == np.inf:
-        return best, inside
+        return best, call
     i = n
     while i > 0:
         if r == 0:
@@ -168,8 +168,8 @@ def path_bound(a, path):  # type: ignore[no-untyped-def]
             i -= 1
         else:
             j = origin[c, i, 1]
-            inside[j:i] = True
             c -= 1
+            call[j:i] = c
             i = j
             r = 1 if least[c, j, 1] < least[c, j, 0] else 0
-    return best, inside
+    return best, call
