@@ -53,8 +53,7 @@ class Annealing(MappingSolver):
         compiled = arrays(problem)
         weight = np.array([[problem.latency_weight, problem.energy_weight]])
         bounds, met = bounds_and_starts(problem, weight, compiled)
-        until = request.started + request.deadline_s
-        starts = as_batch(problem, request.warm_start, *met, *simple_starts(problem, compiled, request.seed, until))
+        starts = as_batch(problem, request.warm_start, *met, *simple_starts(problem, compiled, request))
         run = _Run(problem, request, float(bounds[0]))
         if len(starts):
             run.begin(starts)

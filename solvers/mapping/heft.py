@@ -29,6 +29,7 @@ class Heft(MappingSolver):
     """
 
     name = "heft"
+    role = "construct"
     regimes: ClassVar[tuple[Regime, ...]] = ("serial",)
     required_modules = ("numba",)
 
@@ -94,6 +95,7 @@ class Peft(Heft):
     """
 
     name = "peft"
+    role = "construct"
 
     def sequence(self, compiled: Arrays) -> NDArray[np.int64]:
         """Return the segments [K] by rank, each as soon as its inputs are taken."""

@@ -17,7 +17,7 @@ from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.local_search import LocalSearch
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request
+from solvers.mapping.solver import MappingSolver, Request, Role
 
 COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it to build
 # The solvers prove in float64, rows met to 1e-9 each and reduced costs as well: a bound is good to far better than
@@ -38,6 +38,7 @@ class Milp(MappingSolver):
     """
 
     name = "milp"
+    role: ClassVar[Role] = "exact"
     required_modules = ("ortools", "numba")
     regimes = ("pipelined",)  # whole; in the serial regime only what `refusal` lets through
     backend: ClassVar[Backend] = "highs"
@@ -132,6 +133,7 @@ class MilpScip(Milp):
     """The same model by SCIP, which proves some problems that HiGHS does not."""
 
     name = "milp_scip"
+    role: ClassVar[Role] = "apart"
     backend = "gscip"
 
 

@@ -56,10 +56,8 @@ class OffloadSearch(MappingSolver):
         time_ms, cut = path_time_bound(problem, compiled)
         apart = sum(float(w * least) for w, least in zip(weight, (time_ms, bounds[1]), strict=True) if w)
         bound = max(float(bounds[0]), apart)
-        until = started + request.deadline_s
-        candidates = as_batch(
-            problem, request.warm_start, *starts, *cut, *simple_starts(problem, compiled, request.seed, until)
-        )
+        simple = simple_starts(problem, compiled, request)
+        candidates = as_batch(problem, request.warm_start, *starts, *cut, *simple)
         chosen, value = best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)

@@ -25,7 +25,7 @@ class Portfolio(MappingSolver):
     """All solvers that do the problem, fast ones first. One that crashes warns, and the others go on."""
 
     name = "portfolio"
-    role = "portfolio"
+    role = "apart"
 
     @classmethod
     def proves(cls, problem: MappingProblem) -> bool:

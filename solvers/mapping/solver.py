@@ -16,8 +16,8 @@ from solvers.errors import SolverError
 from solvers.mapping.problem import Mapping, MappingProblem, Regime
 from solvers.registry import NamedSolver, check_limits, create, discover
 
-Role = Literal["construct", "improve", "exact", "portfolio"]
-"""What a solver is to a portfolio: it makes a mapping quickly, improves one, proves one, or is one itself."""
+Role = Literal["construct", "improve", "exact", "apart"]
+"""What a solver is to a portfolio: it makes a mapping quickly, improves one, proves one, or is no part of it."""
 
 WIDEST = "local_search"
 """A solver that refuses nothing, for messages."""
