@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.errors import SolverError
+from solvers.mapping.evaluate import as_batch
 from solvers.mapping.problem import Mapping, MappingProblem, Regime
 from solvers.registry import NamedSolver, check_limits, create, discover
 
@@ -80,6 +81,7 @@ class MappingSolver(NamedSolver, ABC):
         if refusal := self.refusal(problem):
             raise SolverError(f"solver {self.name!r} does not do {refusal}", f"one that does: {WIDEST}")
         check_limits(deadline_s, seed)
+        as_batch(problem, warm_start)
         request = Request(
             started=started,
             deadline_s=deadline_s,
