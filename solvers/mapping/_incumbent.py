@@ -72,5 +72,4 @@ def begin(problem: MappingProblem, request: Request) -> tuple[Best, float]:
 
 def heuristics(problem: MappingProblem) -> tuple[str, ...]:
     """Names of the solvers that make the start: the better it is, the smaller the model."""
-    stages = problem.contiguous and not PipelineDP.refusal(problem)
-    return ("pipeline_dp", "local_search") if stages else ("local_search",)
+    return ("local_search",) if PipelineDP.refusal(problem) else ("pipeline_dp", "local_search")
