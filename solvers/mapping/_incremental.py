@@ -1,4 +1,7 @@
-"""Compiled incremental evaluation: what a mapping of units costs after each of them moves, in time of its edges."""
+"""Compiled incremental evaluation: what a mapping of units costs after each of them moves, in time of its edges.
+
+Compiled without numba's reference counts (_nrt=False) where no array is made: they took twenty times the moves' time.
+"""
 
 from __future__ import annotations
 

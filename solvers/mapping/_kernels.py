@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numba import njit
@@ -13,6 +14,9 @@ from solvers.mapping.problem import MappingProblem
 
 # Of all bytes. Without it, bytes that lack only by rounding get a price without end, and a bound above the optimum.
 ROUNDING = 1e-12
+
+# Functions that make no array are compiled without numba's reference counts (_nrt=False): they are handed tuples of
+# fifty arrays, and counting those took longer than evaluating a mapping.
 
 SERIAL, PIPELINED, OFFLOAD = 0, 1, 2
 _REGIMES = {"serial": SERIAL, "pipelined": PIPELINED, "offload": OFFLOAD}
@@ -66,6 +70,9 @@ class Arrays(NamedTuple):
     plain: bool  # one slot a mode, none concurrent
 
 
+_MADE: WeakKeyDictionary[MappingProblem, Arrays] = WeakKeyDictionary()
+
+
 class Work(NamedTuple):
     """Room for the evaluation of one mapping."""
 
@@ -87,7 +94,13 @@ class Work(NamedTuple):
 
 
 def arrays(problem: MappingProblem) -> Arrays:
-    """Return the problem as compiled code takes it."""
+    """Return the problem as compiled code takes it; made once for a problem."""
+    if problem not in _MADE:
+        _MADE[problem] = _made(problem)
+    return _MADE[problem]
+
+
+def _made(problem: MappingProblem) -> Arrays:
     k, m, edges = problem.segments, problem.modes, problem.edges
     by_target = np.argsort(edges[:, 1], kind="stable")
     source, target = (np.ascontiguousarray(edges[by_target, end], dtype=np.int64) for end in (0, 1))
@@ -180,7 +193,7 @@ def work_for(a):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def time_and_energy(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no-untyped-def]
     """Return T and dynamic energy of mapping x [K] with segments run in `order` [K] (serial), in the room `w`.
 
@@ -234,7 +247,7 @@ def time_and_energy(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no
     return time, energy
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def _serial(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no-untyped-def]
     end, busy = w.end, w.busy
     busy[:] = 0.0
@@ -261,7 +274,7 @@ def _serial(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no-untyped
     return time, energy
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def _through_ports(a, x, w):  # type: ignore[no-untyped-def]
     """Add to the loads of slots what their ports move: an output once for each mode that it leaves or enters."""
     w.mark[:] = -1
@@ -280,14 +293,14 @@ def _through_ports(a, x, w):  # type: ignore[no-untyped-def]
             _pass(a, w, p, a.output[u] * a.port_out[p])
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def _pass(a, w, m, ms):  # type: ignore[no-untyped-def]
     for i in range(a.member_first[m], a.member_first[m + 1]):
         if not a.never_busy[a.member[i]]:
             w.busy[a.member[i]] += ms
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def _offload(a, x, w):  # type: ignore[no-untyped-def]
     """Return the finish of the last call; `w.busy` holds how long the call of each slot takes."""
     segments = x.shape[0]
@@ -315,7 +328,7 @@ def _offload(a, x, w):  # type: ignore[no-untyped-def]
     return time
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def quotient_order(a, x, w, nodes, only_ordering):  # type: ignore[no-untyped-def]
     """Put the nodes in use of the quotient graph by `w.node` [K] into topological order: return how many, -1: a cycle.
 
@@ -359,7 +372,7 @@ def quotient_order(a, x, w, nodes, only_ordering):  # type: ignore[no-untyped-de
     return done if done == used else -1
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def staged(a, x, w):  # type: ignore[no-untyped-def]
     """Whether the slots are stages of a pipeline: no circle of edges, no slot used by two modes.
 
@@ -392,7 +405,7 @@ def staged(a, x, w):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def overfull(a, x, w):  # type: ignore[no-untyped-def]
     """Return the bytes of mapping x that do not fit, over all slots; after `staged` where that is asked for."""
     slots = a.capacity.shape[0]
@@ -421,7 +434,7 @@ def overfull(a, x, w):  # type: ignore[no-untyped-def]
     return excess
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def together(a, x, w):  # type: ignore[no-untyped-def]
     """Whether segments of one group are in one mode."""
     if a.units == x.shape[0]:
@@ -435,7 +448,7 @@ def together(a, x, w):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def legal(a, x, w):  # type: ignore[no-untyped-def]
     """Whether mapping x satisfies every constraint but the limits on time and energy."""
     for k in range(x.shape[0]):
@@ -461,11 +474,11 @@ def evaluate_rows(a, allowed, assignments, orders):  # type: ignore[no-untyped-d
         for k in range(x.shape[0]):
             if not allowed[k, x[k]]:
                 time[n] = energy[n] = np.inf
-        fine[n] = legal(a, x, w) and time[n] < np.inf and follows(a, order, w)
+        fine[n] = legal(a, x, w) and time[n] < np.inf and (not a.free_order or follows(a, order, w))
     return time, energy, fine
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def follows(a, order, w):  # type: ignore[no-untyped-def]
     """Whether every segment comes after its inputs in `order` [K], a permutation."""
     for i in range(order.shape[0]):

@@ -20,6 +20,7 @@ SQUARINGS = (3, 3, 4, 4, 5, 5, 6, 6)  # the power is 2 to this: 8 to 64
 HEAT = (0.05, 0.01, 0.02, 0.1)  # of the objective, at the start of rounds in turn
 COLD = 1e-3  # of the heat, at the end of a round
 CANDIDATES = 16  # modes tried for a unit
+MOVE_S = 5e-7  # on a common core
 CHUNK = 200_000  # moves between looks at the clock: a fraction of a second
 GROWTH = 2.0  # of the moves of a round, after one that found nothing better
 WHOLE_WORK = 3_000_000  # moves x segments of a round of whole evaluations: about a second
@@ -212,6 +213,7 @@ class _Run:
             squarings = SQUARINGS[step // chunks]
             count = -(-moves // (STAGES * chunks))
             met = anneal(units, state, count, heat, cold, squarings, random, found, found_rank, met)
+            self.request.spend(count * MOVE_S)
             if self.request.left_s <= 0:
                 break
         if not met < value:
