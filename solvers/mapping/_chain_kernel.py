@@ -15,6 +15,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 
+class Routes(NamedTuple):
+    """What steps between modes cost, in units of the objective."""
+
+    latency: NDArray[np.float64]  # [M, M]
+    per_wait: NDArray[np.float64]  # [M, M] a byte of the largest edge
+    per_moved: NDArray[np.float64]  # [M, M] a byte of all edges
+    near: NDArray[np.int64]  # [M, M] of each mode, all modes, the nearest first
+    beyond: NDArray[np.float64]  # [3, M, M] least latency, per_wait and per_moved to the i-th nearest and all after it
+
+
 class Chain(NamedTuple):
     """N segments of a chain that are to be assigned, the others being fixed; costs in units of the objective."""
 
@@ -22,9 +32,7 @@ class Chain(NamedTuple):
     linked: NDArray[np.bool_]  # [N] whether a segment is fed by the one before it here
     wait_bytes: NDArray[np.float64]  # [N] of the largest edge from the one before
     moved_bytes: NDArray[np.float64]  # [N] of all edges from the one before
-    latency: NDArray[np.float64]  # [M, M] cost of a step
-    per_wait: NDArray[np.float64]  # [M, M] cost a byte of the largest edge
-    per_moved: NDArray[np.float64]  # [M, M] cost a byte of all edges
+    routes: Routes
     held: NDArray[np.float64]  # [N, M] bytes on each slot of the mode
     workspace: NDArray[np.float64]  # [N]
     room: NDArray[np.float64]  # [S] bytes left for these segments, their least workspace taken off, for the dual
@@ -46,28 +54,20 @@ def _price_of(c, price):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _least_step(c):  # type: ignore[no-untyped-def]
-    """Return the least latency, wait and move cost [3, M] of a step away from each mode."""
-    modes = c.node.shape[1]
-    least = np.zeros((3, modes))
-    for p in range(modes):
-        lowest = np.full(3, np.inf)
-        for q in range(modes):
-            if q != p:
-                lowest[0] = min(lowest[0], c.latency[p, q])
-                lowest[1] = min(lowest[1], c.per_wait[p, q])
-                lowest[2] = min(lowest[2], c.per_moved[p, q])
-        if modes > 1:
-            least[:, p] = lowest
-    return least
+def _step(c, i, p, q):  # type: ignore[no-untyped-def]
+    """Return what the step into segment i costs from mode p to mode q."""
+    r = c.routes
+    return r.latency[p, q] + c.wait_bytes[i] * r.per_wait[p, q] + c.moved_bytes[i] * r.per_moved[p, q]
 
 
 @njit(cache=True)
-def costs_to_go(c, price, least, to_go, choice):  # type: ignore[no-untyped-def]
+def costs_to_go(c, price, to_go, choice):  # type: ignore[no-untyped-def]
     """Fill to_go [N, M], the least cost after segment i in mode m, memory priced, and choice, the next mode.
 
-    Returns the least cost of all, and the first mode. Modes are tried by rising cost until none can be better.
+    Returns the least cost of all, and the first mode. The next mode is sought among the cheapest and among the nearest
+    at once, until none that is left can be better (the threshold algorithm: Fagin, Lotem, Naor 2003).
     """
+    beyond = c.routes.beyond
     count, modes = c.node.shape
     of_mode = _price_of(c, price)
     to_go[count - 1] = 0.0
@@ -88,13 +88,19 @@ def costs_to_go(c, price, least, to_go, choice):  # type: ignore[no-untyped-def]
                 choice[i - 1, p] = 0
                 continue
             best, chosen = value[p], p
-            floor = least[0, p] + wait * least[1, p] + moved * least[2, p]
-            for q in rising:
-                if value[q] + floor >= best:
+            for n in range(modes):
+                q = rising[n]
+                far = beyond[0, p, n] + wait * beyond[1, p, n] + moved * beyond[2, p, n]
+                if value[q] + far >= best:
                     break
-                cost = value[q] + c.latency[p, q] + wait * c.per_wait[p, q] + moved * c.per_moved[p, q]
+                cost = value[q] + _step(c, i, p, q)
                 if cost < best:
                     best, chosen = cost, q
+                q = c.routes.near[p, n]
+                if value[q] < best:
+                    cost = value[q] + _step(c, i, p, q)
+                    if cost < best:
+                        best, chosen = cost, q
             to_go[i - 1, p] = best
             choice[i - 1, p] = chosen
     best, first = np.inf, 0
@@ -123,8 +129,7 @@ def value_of(c, x):  # type: ignore[no-untyped-def]
         q = x[i]
         total += c.node[i, q]
         if i > 0 and c.linked[i]:
-            p = x[i - 1]
-            total += c.latency[p, q] + c.wait_bytes[i] * c.per_wait[p, q] + c.moved_bytes[i] * c.per_moved[p, q]
+            total += _step(c, i, x[i - 1], q)
         for j in range(c.member_first[q], c.member_first[q + 1]):
             s = c.member[j]
             used[s] += c.held[i, q]
@@ -144,12 +149,11 @@ def dual(c, iterations, target, price):  # type: ignore[no-untyped-def]
     slots = price.shape[0]
     to_go, choice = np.zeros((count, modes)), np.zeros((count, modes), np.int32)
     x = np.zeros(count, np.int64)
-    least = _least_step(c)
     now, direction, excess = price.copy(), np.zeros(slots), np.zeros(slots)
     bound = -np.inf
     step, stale = 1.0, 0
     for _ in range(iterations):
-        found, first = costs_to_go(c, now, least, to_go, choice)
+        found, first = costs_to_go(c, now, to_go, choice)
         if found == np.inf:
             return np.inf
         for s in range(slots):
@@ -200,7 +204,7 @@ def beam(c, price, width, ceiling, x):  # type: ignore[no-untyped-def]
     count, modes = c.node.shape
     slots = price.shape[0]
     to_go, choice = np.zeros((count, modes)), np.zeros((count, modes), np.int32)
-    if costs_to_go(c, price, _least_step(c), to_go, choice)[0] == np.inf:
+    if costs_to_go(c, price, to_go, choice)[0] == np.inf:
         return np.inf, np.inf
     of_mode = _price_of(c, price)
     offset = 0.0
@@ -235,7 +239,7 @@ def beam(c, price, width, ceiling, x):  # type: ignore[no-untyped-def]
                     continue
                 bound = cost[w] + c.node[i, q]
                 if i > 0 and c.linked[i] and p != q:
-                    bound += c.latency[p, q] + c.wait_bytes[i] * c.per_wait[p, q] + c.moved_bytes[i] * c.per_moved[p, q]
+                    bound += _step(c, i, p, q)
                 bound += priced[w] + of_mode[q] * c.held[i, q] + to_go[i, q] - offset
                 if bound >= ceiling:
                     continue
@@ -270,8 +274,7 @@ def beam(c, price, width, ceiling, x):  # type: ignore[no-untyped-def]
             p = at[w]
             cost2[kept] = cost[w] + c.node[i, q]
             if i > 0 and c.linked[i] and p != q:
-                cost2[kept] += c.latency[p, q] + c.wait_bytes[i] * c.per_wait[p, q]
-                cost2[kept] += c.moved_bytes[i] * c.per_moved[p, q]
+                cost2[kept] += _step(c, i, p, q)
             used2[kept] = used[w]
             largest2[kept] = largest[w]
             for j in range(c.member_first[q], c.member_first[q + 1]):

@@ -16,10 +16,12 @@ from solvers.mapping.problem import Incumbent, Mapping, MappingProblem, Regime
 from solvers.mapping.solver import MappingSolver, Request
 
 if TYPE_CHECKING:
-    from solvers.mapping._chain_kernel import Chain
+    from solvers.mapping._chain_kernel import Chain, Routes
     from solvers.mapping._kernels import Arrays
 
-DUAL_WORK = 4_000_000_000  # steps between modes looked at for the prices, if none could be cut short
+DUAL_WORK = 4_000_000_000  # steps between modes looked at for the prices, at most, or
+TRIED = 32  # for each segment and mode where modes are more: few are nearest or cheapest
+PHASES = 0.4, 0.2, 0.2, 0.2  # shares of them; a narrow search after each finds a better target for the next
 BEAM_WORK = 1_500_000_000  # partial mappings extended by all searches of the whole chain
 WIDTHS = (30, 300, 3_000, 30_000, 200_000)  # of the beam, the wider after the narrower
 BEAM_ROOM = 30_000_000  # places that one search may take in memory
@@ -81,17 +83,21 @@ class Lagrangian(MappingSolver):
             history.append(Incumbent(wall_s=perf_counter() - request.started, objective=value, lower_bound=bound))
             return True
 
-        chain = _chain(problem, compiled)
+        routes = _routes(problem)
+        chain = _chain(problem, compiled, routes)
         k, m = chain.node.shape
         x = np.zeros(k, dtype=np.int64)
         price = np.zeros(problem.slots)
-        turns = int(np.clip(DUAL_WORK // (k * m * m), 20, 400))
-        for _ in range(2):  # the second time with the value that a narrow search met as its target
-            if bound >= value * PROVEN or perf_counter() > until:
+        turns = int(np.clip(DUAL_WORK // (k * m * min(m, TRIED)), 20, 400))
+        took = 0.0
+        for share in PHASES:
+            begun = perf_counter()
+            if bound >= value * PROVEN or begun + took > until:
                 break
-            bound = max(bound, dual(chain, turns, value, price) * SAFETY)
+            bound = max(bound, dual(chain, max(1, int(share * turns)), value, price) * SAFETY)
             if beam(chain, price, WIDTHS[0], value, x)[0] < np.inf:
                 keep(x)
+            took = perf_counter() - begun
         work, took = 0, 0.0
         for narrow, width in pairwise(WIDTHS):
             work += k * m * width
@@ -112,7 +118,7 @@ class Lagrangian(MappingSolver):
                 if bound >= value * PROVEN or perf_counter() > until:
                     break
                 free = _window(k, turn, rng)
-                part = _chain(problem, compiled, best, free)
+                part = _chain(problem, compiled, routes, best, free)
                 here = price.copy()
                 met_part = np.zeros(len(free), dtype=np.int64)
                 ceiling = _cost(part, best[free])
@@ -154,9 +160,25 @@ def _cost(chain: Chain, x: NDArray[np.int64]) -> float:
     return float(value_of(chain, x))
 
 
+def _routes(problem: MappingProblem) -> Routes:
+    from solvers.mapping._chain_kernel import Routes
+
+    p = problem
+    costs = (
+        p.time_weight * p.route_latency_ms,
+        p.time_weight * p.route_ms_per_byte,
+        p.energy_weight * p.route_mj_per_byte,
+    )
+    size = float(p.edge_bytes.mean()) if len(p.edge_bytes) else 0.0
+    near = np.argsort(costs[0] + size * (costs[1] + costs[2]), axis=1, kind="stable")
+    beyond = [np.minimum.accumulate(np.take_along_axis(cost, near, axis=1)[:, ::-1], axis=1)[:, ::-1] for cost in costs]
+    return Routes(*costs, near, np.stack(beyond))
+
+
 def _chain(
     problem: MappingProblem,
     compiled: Arrays,
+    routes: Routes,
     fixed: NDArray[np.int64] | None = None,
     free: NDArray[np.int64] | None = None,
 ) -> Chain:
@@ -168,8 +190,7 @@ def _chain(
     wait_bytes, moved_bytes = np.zeros((2, p.segments))
     np.maximum.at(wait_bytes, p.edges[direct, 1], p.edge_bytes[direct])
     np.add.at(moved_bytes, p.edges[direct, 1], p.edge_bytes[direct])
-    latency = p.time_weight * p.route_latency_ms
-    per_wait, per_moved = p.time_weight * p.route_ms_per_byte, p.energy_weight * p.route_mj_per_byte
+    latency, per_wait, per_moved = routes.latency, routes.per_wait, routes.per_moved
     cost = p.time_weight * compiled.compute + p.energy_weight * compiled.energy
     node = np.where(compiled.ok, cost, np.inf)
     used, largest, room = np.zeros(p.slots), np.zeros(p.slots), compiled.room
@@ -200,9 +221,7 @@ def _chain(
         linked=linked,
         wait_bytes=wait_bytes[here],
         moved_bytes=moved_bytes[here],
-        latency=latency,
-        per_wait=per_wait,
-        per_moved=per_moved,
+        routes=routes,
         held=np.ascontiguousarray(compiled.resident[here]),
         workspace=compiled.workspace[here],
         room=room,

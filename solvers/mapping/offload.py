@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROUND_WORK = 60_000_000  # moves x segments of one round: a second or two
 LEAST_MOVES = 2_000
 HEATS = (0.03, 0.01, 0.1, 0.003)  # temperature at the start of a round, in units of its start's value
-PATHS = 60  # whose bounds are tried
+PATHS = 120  # whose bounds are tried
 
 
 class OffloadSearch(MappingSolver):
@@ -37,7 +37,7 @@ class OffloadSearch(MappingSolver):
     regimes: ClassVar[tuple[Regime, ...]] = ("offload",)
     required_modules = ("numba",)
 
-    def __init__(self, *, rounds: int = 12) -> None:
+    def __init__(self, *, rounds: int = 36) -> None:
         """Anneal `rounds` times, each from the best so far or from the best start."""
         if rounds < 0:
             raise SolverError(f"rounds is {rounds}", "zero or more")
@@ -101,7 +101,8 @@ def path_time_bound(problem: MappingProblem, compiled: Arrays) -> tuple[float, l
     for turn in range(PATHS):
         weight = slowest * (rng.uniform(0.0, 1.0, problem.segments) if turn else 1.0)
         if turn % 2:
-            weight = weight + rng.uniform(0.0, 1.0, problem.segments) * problem.output_bytes * problem.ports.max()
+            ports_ms = problem.output_bytes * problem.ports.sum(axis=0).max()
+            weight = (weight + rng.random() * ports_ms) * rng.uniform(0.0, 1.0, problem.segments)
         path = heaviest_path(compiled, weight)
         if path.tobytes() in seen:
             continue
