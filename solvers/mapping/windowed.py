@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from solvers.mapping._cp_model.units import Units
 
 WHOLE = 40  # units up to which the window is the whole problem
-FREE = (40, 60, 90)  # units that are free at most, one pass after the other
-WIDTHS = (2, 3, 4)  # slots of a window, likewise
+PASSES = ((2, 40, 0.5), (3, 60, 1.0), (4, 90, 2.0), (4, 150, 5.0), (6, 200, 10.0))
+"""Slots of a window, units that are free in it at most, and CP-SAT's deterministic seconds for it; then the next."""
 NEAR = 8  # modes that a segment may move to where the window is one of segments
 MOST_PAIRS = 400  # windows of slots that are looked at in a pass
-WORK_S = 1.0  # of CP-SAT for a window, deterministic
-BUILD_S = 2e-5  # to state a segment of the model, about
+BUILD_S = 1e-4  # to state a segment of the model, about
 
 
 class Windowed(MappingSolver):
@@ -79,11 +78,12 @@ class _Sweep:
         self.rng = np.random.default_rng(request.seed)
         self.changed = np.zeros(problem.modes, dtype=np.int64)  # how often each mode's units have changed
         self.even = problem.regime == "pipelined" and not problem.energy_weight  # windows of slots even out loads
-        self.order: list[int] | None = None
+        self.work_s = 0.0  # for a window of this pass
 
     def run(self) -> None:
         """Go through windows, wider with each pass in which none improves."""
-        for width, free in zip(WIDTHS, FREE, strict=True):
+        for width, free, work_s in PASSES:
+            self.work_s = work_s
             improved = True
             while improved and not self._over():
                 improved = self._slots(width, free) if self.even else self._segments(free)
@@ -132,7 +132,12 @@ class _Sweep:
             tried.add(key)
             inside = np.flatnonzero(np.isin(self._modes, modes))
             watched = np.asarray(self.problem.members[list(modes)].any(axis=0), dtype=np.bool_)
-            improved |= self._solve(self._some(inside, free), np.array(modes), watched)
+            for some in self._parts(inside, free):
+                if self._over():
+                    break
+                if self._solve(some, np.array(modes), watched):
+                    improved = True
+                    break
         return improved
 
     def _windows(self, width: int) -> Iterator[tuple[int, ...]]:
@@ -143,7 +148,6 @@ class _Sweep:
         load = self._loads()
         if p.contiguous:
             order = stage_order(p, self.units.of, modes, []) or []
-            self.order = order
             width = min(width, p.modes)
             windows = [tuple(order[i : i + width]) for i in range(p.modes - width + 1)]
         else:
@@ -170,12 +174,16 @@ class _Sweep:
                     load[m] += output.size * into[m]
         return load
 
-    def _some(self, inside: NDArray[np.int64], free: int) -> NDArray[np.int64]:
-        """At most `free` of the units inside: a run of them in number order, somewhere."""
+    def _parts(self, inside: NDArray[np.int64], free: int) -> Iterator[NDArray[np.int64]]:
+        """Yield at most `free` of the units inside at a time: runs in number order that overlap, then any others."""
         if len(inside) <= free:
-            return inside
-        low = int(self.rng.integers(0, len(inside) - free + 1))
-        return inside[low : low + free]
+            yield inside
+            return
+        starts = range(0, len(inside) - free // 2, free // 2)
+        for low in starts:
+            yield inside[low : low + free]
+        for _ in starts:
+            yield np.sort(self.rng.choice(inside, free, replace=False))
 
     def _solve(self, inside: NDArray[np.int64], modes: NDArray[np.int64], watched: NDArray[np.bool_] | None) -> bool:
         """Solve the problem in which only the units inside move, among those modes; keep what is better."""
@@ -187,7 +195,7 @@ class _Sweep:
         window = Window(self._stages(), watched)
         model = Model(_fixed_but(p, self.units, start, inside, modes), start, 0.0, best.objective, window)
         time_s = np.inf if request.deterministic else max(request.left_s, 0.01)
-        outcome = model.solve(time_s=time_s, work_s=WORK_S, seed=request.seed)
+        outcome = model.solve(time_s=time_s, work_s=self.work_s, seed=request.seed)
         request.spend(outcome.work_s + BUILD_S * p.segments)
         if outcome.found is None or (outcome.found.assignment == start).all():
             return False

@@ -37,11 +37,11 @@ def test_a_window_is_the_problem_with_the_rest_fixed(seed, rich_problem, brute_f
 @pytest.mark.parametrize("regime", ["serial", "pipelined"])
 @pytest.mark.parametrize("contiguous", [False, True])
 def test_it_starts_where_fast_solvers_end_and_repeats_itself(regime, contiguous, random_problem):
-    problem = random_problem(3, segments=70, slots=4, regime=regime, contiguous=contiguous, memory=0.6)
-    first, second = (Windowed().solve(problem, deadline_s=0.5, seed=5, deterministic=True) for _ in range(2))
+    problem = random_problem(3, segments=48, slots=4, regime=regime, contiguous=contiguous, memory=0.6)
+    first, second = (Windowed().solve(problem, deadline_s=0.2, seed=5, deterministic=True) for _ in range(2))
     assert first.assignment.tolist() == second.assignment.tolist()
     checked(problem, first.assignment, objective=first.objective)
-    assert first.objective <= PipelineDP().solve(problem, deadline_s=0.06, seed=5, deterministic=True).objective * (
+    assert first.objective <= PipelineDP().solve(problem, deadline_s=0.02, seed=5, deterministic=True).objective * (
         1 + 1e-9
     )
 
