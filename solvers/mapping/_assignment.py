@@ -13,8 +13,9 @@ from solvers.mapping._mapping_milp import time_counts
 from solvers.mapping.feasibility import runnable
 from solvers.mapping.problem import MappingProblem
 
-MOVES_A_SECOND = 8e6  # of the time given: measured were 8 to 20 million on one core, so that the clock decides little
+MOVES_A_SECOND = 12e6  # of the time given; measured were 8 million (a shared core) to 20 million
 FIRST_MOVES = 20_000  # a unit, of the first annealing, but at most a third of all
+RESTART_MOVES = 100_000  # a unit, after which all begins anew: starts differ by more than cycles gain
 NEAR = 6  # slots, by loss, that a unit moves to
 CHAINS = 4  # slots of a chain of moves
 HOT, COLD = 0.25, 0.15  # temperatures, in shares of the median loss of a unit's third best slot
@@ -24,7 +25,7 @@ LACKING = 0.02, 50.0
 # Then cycles from the best, softened to that price and stiffened again in so many moves a unit, in turn (thermal
 # cycling, Moebius et al. 1997): they find what one long annealing does not, and no one depth serves every instance.
 CYCLES = ((0.15, 1500), (0.3, 500), (0.1, 500), (0.3, 150), (0.6, 500))
-CYCLE_HOT = 0.3
+CYCLE_HOT = 0.25
 
 
 def applies(problem: MappingProblem) -> bool:
@@ -89,21 +90,24 @@ class Assignment:
         loss = np.where(np.isfinite(self.loss), self.loss, 1e6 * (usual + self.price.max() * self.capacity.max()))
         until, left = perf_counter() + seconds, int(MOVES_A_SECOND * seconds)
         found: list[NDArray[np.int64]] = []
-        best, least, turn = self.start, np.inf, 0
-        soft, hot, moves = LACKING[0], HOT, min(FIRST_MOVES * units, left // 3)
-        while moves <= left and perf_counter() < until:
-            x = best.copy()
+        least, turn, spent = np.inf, 0, RESTART_MOVES * units
+        first = min(FIRST_MOVES * units, left // 3)
+        while left > 0 and perf_counter() < until:
+            if spent >= RESTART_MOVES * units:
+                here, value_here, spent = self.start, np.inf, 0
+                soft, hot, moves = LACKING[0], HOT, first
+            else:
+                soft, a_unit = CYCLES[turn % len(CYCLES)]
+                hot, moves = CYCLE_HOT, a_unit * units
+            x = here.copy()
             value = anneal_chains(
                 loss, near, self.held, self.capacity, self.price, x, moves,
                 hot * usual, COLD * usual, np.array([soft, LACKING[1]]) * byte, CHAINS, seed + turn,
             )  # fmt: skip
+            if value <= value_here:
+                here, value_here = x, value
             if value < least:
                 least = value
                 found.append(x[self.unit])
-            if value <= least:
-                best = x
-            left -= moves
-            soft, a_unit = CYCLES[turn % len(CYCLES)]
-            hot, moves = CYCLE_HOT, a_unit * units
-            turn += 1
+            left, spent, turn = left - moves, spent + moves, turn + 1
         return found
