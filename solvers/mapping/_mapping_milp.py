@@ -40,6 +40,12 @@ class Proven:
     bound: float
 
 
+def time_counts(problem: MappingProblem) -> bool:
+    """Whether T plays a part: in the objective, or in a limit."""
+    static = problem.static_w > 0 and np.isfinite(problem.max_energy_mj)
+    return bool(problem.time_weight > 0 or np.isfinite(problem.max_latency_ms) or static)
+
+
 def columns_needed(problem: MappingProblem) -> int:
     """Return how many variables a model would hold, at most about."""
     units, modes = int(problem.unit.max()) + 1, problem.modes
@@ -71,8 +77,7 @@ class MappingMilp:
         np.logical_and.at(self.runs, problem.unit, runnable(problem))
         self.groups = interchangeable_slots(problem)
         self.place = self._unit_start(start)
-        self.timed = problem.time_weight > 0 or np.isfinite(problem.max_latency_ms)
-        self.timed |= bool(problem.static_w and np.isfinite(problem.max_energy_mj))
+        self.timed = time_counts(problem)
         value = evaluate(problem, start) if start is not None else None
         self.ms = _unit_of(float(value.latency_ms[0]) if value else _sum_of(problem.compute_ms, problem.allowed))
         self.ticks = _unit_of(float(value.objective[0]) if value else _dearest(problem))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from solvers.mapping import _assignment
 from solvers.mapping._linear_model import Backend
-from solvers.mapping._mapping_milp import MappingMilp, columns_needed
+from solvers.mapping._mapping_milp import MappingMilp, columns_needed, time_counts
 from solvers.mapping._parts_bound import PartsBound
 from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
@@ -46,11 +46,9 @@ class Milp(MappingSolver):
     @classmethod
     def refusal(cls, problem: MappingProblem) -> str:
         """Return what it does not do; see MappingSolver."""
-        timed = problem.time_weight > 0 or np.isfinite(problem.max_latency_ms)
-        timed |= bool(problem.static_w and np.isfinite(problem.max_energy_mj))
         if problem.regime == "offload":
             return "the offload regime"
-        if problem.regime == "serial" and timed:
+        if problem.regime == "serial" and time_counts(problem):
             return "time in the serial regime"
         if problem.stash_bytes.any() and problem.most_in_flight > 1:
             return "activations stashed of several inputs"
