@@ -104,7 +104,12 @@ def test_what_no_better_mapping_cuts_is_told_by_every_mapping(random_problem, br
 def test_larger_problems_get_better_than_by_whole_evaluations(random_problem):
     better = 0
     for seed in range(4):
-        problem = random_problem(seed, segments=80, slots=8, regime="pipelined", memory=0.6)
+        draw = np.random.default_rng(seed)
+        tables = {name: draw.uniform(0.5, 5.0, (80, 8)) for name in ("compute_ms", "energy_mj")}
+        anywhere = np.ones((80, 8), dtype=bool)
+        problem = random_problem(
+            seed, segments=80, slots=8, regime="pipelined", memory=0.6, allowed=anywhere, latency_weight=1.0, **tables
+        )
         quick = solve_mapping(problem, "local_search", deadline_s=20)
         mapping = Annealing(patience=2).solve(problem, deadline_s=20)
         assert mapping.objective <= quick.objective * (1 + 1e-9)
