@@ -83,6 +83,15 @@ def test_same_seed_same_permutation_and_no_warm_start_is_lost():
     assert again.objective <= one.objective
 
 
+def test_any_seed_of_32_bits_will_do_and_a_short_deadline_is_kept():
+    flow, distance, linear = draw(5, 40, 40)
+    problem = assignment_problem(flow, distance, linear=linear)
+    mapping = Tabu().solve(problem, seed=2**32 - 1, deadline_s=0.3)
+    assert len(set(mapping.assignment.tolist())) == 40
+    assert mapping.wall_s < 30
+    assert [line.objective for line in mapping.history] == sorted((x.objective for x in mapping.history), reverse=True)
+
+
 def test_other_problems_are_refused():
     flow, distance, _ = draw(2, 4, 4)
     lopsided = distance.copy()
