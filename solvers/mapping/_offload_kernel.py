@@ -68,7 +68,7 @@ def _walk(a, k, length, forward, state):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _propose(a, x, y, inside, state):  # type: ignore[no-untyped-def]
-    """Change y, a copy of x: move a segment, a stretch, the head or tail of a call; or swap two slots."""
+    """Change y, a copy of x: move a segment, a stretch, the head or tail of a call; swap two segments, or slots."""
     segments, modes = a.compute.shape
     k = _below(state, segments)
     u = _random(state)
@@ -81,11 +81,14 @@ def _propose(a, x, y, inside, state):  # type: ignore[no-untyped-def]
             stretch(a, k, _walk(a, k, length, True, state), inside, y, slot)
         else:
             stretch(a, _walk(a, k, length, False, state), k, inside, y, slot)
-    elif u < 0.95:  # of the call of k, all, what comes before k, or what comes after it
+    elif u < 0.8:  # what a full memory and a host need
+        other = _below(state, segments)
+        y[k], y[other] = x[other], x[k]
+    elif u < 0.97:  # of the call of k, all, what comes before k, or what comes after it
         low, high = 0, segments
-        if u < 0.82:
+        if u < 0.88:
             low = k
-        elif u < 0.93:
+        elif u < 0.95:
             high = k + 1
         for i in range(low, high):
             if x[i] == x[k]:

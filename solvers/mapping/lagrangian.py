@@ -98,7 +98,7 @@ class Lagrangian(MappingSolver):
             if beam(chain, price, WIDTHS[0], value, x)[0] < np.inf:
                 keep(x)
             took = perf_counter() - begun
-        work, took = 0, 0.0
+        work, took, nowhere = 0, 0.0, False
         for narrow, width in pairwise(WIDTHS):
             work += k * m * width
             begun = perf_counter()
@@ -111,6 +111,9 @@ class Lagrangian(MappingSolver):
                 keep(x)
             bound = max(bound, min(met, dropped, value) * SAFETY)
             took = perf_counter() - begun
+            if dropped == np.inf:  # complete
+                nowhere = met == value == np.inf
+                break
         if best is not None:
             rng = np.random.default_rng(request.seed)
             turns = max(1, WINDOW_WORK // (WINDOW * m * (WINDOW_WIDTH + m))) if k > WINDOW // 2 else 0
@@ -134,6 +137,7 @@ class Lagrangian(MappingSolver):
             solver=self.name,
             started=request.started,
             history=history,
+            exact=nowhere,
         )
 
 

@@ -74,27 +74,27 @@ def test_the_path_bound_never_exceeds_brute_force(brute_force, rich_problem):
     assert sharper > 50
 
 
-def test_a_call_holds_all_that_lies_between_its_segments():
+def test_a_call_holds_all_that_lies_between_its_segments(brute_force):
     """0 -> 1 -> 3 and 0 -> 2 -> 3: with 0 and 3 in one call, 1 and 2 are in it, so that 40 bytes do not fit in 30."""
     problem = device_problem([10] * 4, [1] * 4, [(0, 1), (0, 2), (1, 3), (2, 3)], [2] * 4, [10] * 4, 1, 30)
     bound, _ = path_time_bound(problem, arrays(problem))
-    # Best: 0, 1 and 2 in the call (3 ms) and 3 on the host; both outputs leave.
-    mapping = OffloadSearch().solve(problem)
-    assert mapping.objective == 3 + 2 + 2 + 10
-    assert 3 + 10 <= bound <= mapping.objective
+    # Best: 0 on the host, the others in the call, where its output enters; 3 on the host would cost two that leave.
+    mapping = OffloadSearch(rounds=2).solve(problem)
+    assert mapping.objective == brute_force(problem)[0] == 10 + 2 + 3
+    assert bound == pytest.approx(10 + 2 + 2)  # a path from 0 to 3 sees one of 1 and 2
     wide = replace(problem, capacity_bytes=np.array([40.0, np.inf]))
     assert path_time_bound(wide, arrays(wide))[0] == pytest.approx(4.0)
 
 
 def test_the_search_finds_the_optimum_of_small_ones(brute_force):
-    for seed in range(40):
-        problem = random_devices(seed, 7, chain=False)
-        mapping = OffloadSearch(rounds=4).solve(problem, seed=seed)
+    for seed in range(15):
+        problem = random_devices(seed, 6, chain=False)
+        mapping = OffloadSearch(rounds=3).solve(problem, seed=seed)
         assert mapping.objective == pytest.approx(brute_force(problem)[0], rel=1e-9)
 
 
 def test_large_answers_are_legal_and_the_same_again():
-    problem = random_devices(3, 60, chain=False)
+    problem = random_devices(3, 30, chain=False)
     first, second = (OffloadSearch(rounds=2).solve(problem, seed=5, deadline_s=60) for _ in range(2))
     assert not check(problem, first.assignment)
     assert first.assignment.tolist() == second.assignment.tolist()

@@ -20,7 +20,7 @@ def as_chain(draw, seed: int, **changes):
 
 def test_bounds_and_optima_against_brute_force(random_problem, rich_problem, brute_force):
     solver = Lagrangian()
-    for seed in range(200):
+    for seed in range(120):
         problem = as_chain(rich_problem if seed % 2 else random_problem, seed)
         if solver.refusal(problem):
             continue
@@ -55,16 +55,14 @@ def test_a_window_costs_what_the_whole_chain_does(random_problem):
     """The cost of a window differs from that of the chain by a constant, whatever is in the window."""
     rng = np.random.default_rng(0)
     for seed in range(30):
-        problem = as_chain(random_problem, seed, segments=9, slots=3, memory=0.1, allowed=np.ones((9, 3), dtype=bool))
-        if not np.isfinite(problem.compute_ms).all():
-            continue
+        problem = as_chain(random_problem, seed, segments=9, slots=3, memory=0.1)
         fixed = rng.integers(0, 3, 9)
         free = np.flatnonzero(rng.random(9) < 0.5)
         if not len(free):
             continue
         part = _chain(problem, arrays(problem), _routes(problem), fixed, free)
         others = []
-        for _ in range(4):
+        for _ in range(8):
             x = fixed.copy()
             x[free] = rng.integers(0, 3, len(free))
             value = evaluate(problem, x).objective[0]
@@ -74,7 +72,7 @@ def test_a_window_costs_what_the_whole_chain_does(random_problem):
 
 
 def test_the_whole_search_is_sharper_than_the_quick_bound_and_repeats_itself(random_problem):
-    problem = as_chain(random_problem, 3, segments=80, slots=6, memory=0.85, allowed=np.ones((80, 6), dtype=bool))
+    problem = as_chain(random_problem, 3, segments=40, slots=4, memory=0.85)
     first, second = (Lagrangian().solve(problem, seed=2, deadline_s=120) for _ in range(2))
     assert first.assignment.tolist() == second.assignment.tolist()
     assert first.lower_bound == second.lower_bound >= lower_bound(problem) * (1 - 1e-9)
