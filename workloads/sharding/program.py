@@ -59,7 +59,11 @@ def layer_nodes(program: ExportedProgram) -> list[fx.Node]:
         if node.op == "get_attr" or isinstance(node.target, torch._ops.HigherOrderOperator):
             raise WorkloadError(f"the program runs {node.target} as a graph of its own", FLAT_HINT)
         target = node.target
-        if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and target.name() not in HARMLESS:
+        if (
+            isinstance(target, torch._ops.OpOverload)
+            and target._schema.is_mutable
+            and target._schema.name not in HARMLESS
+        ):
             raise WorkloadError(f"the program writes in place by {node.target}, {node.name}", FLAT_HINT)
     walker = _LayerWalker()
     walker.walk(program.graph_module, _placeholders(program)[0])
