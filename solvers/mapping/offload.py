@@ -64,7 +64,7 @@ class OffloadSearch(MappingSolver):
         first = candidates[chosen]
         best = first.copy()
         history = [Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound)]
-        moves = max(LEAST_MOVES, min(ROUND_WORK // problem.segments, 10_000 * problem.segments))
+        moves = max(LEAST_MOVES, min(ROUND_WORK // problem.segments, 3_000 * problem.segments))
         for turn in range(self.rounds):
             if bound >= value * PROVEN or request.left_s <= 0:
                 break
