@@ -15,7 +15,6 @@ from solvers.mapping._annealing import _below, _random
 
 LONGEST = 8  # slots of a chain, at most
 TRIES = 4  # units looked at for one that closes a chain
-TRIES = 4  # units looked at for one that closes a chain
 _STEP = 1024  # moves at one temperature
 _ROOM = 1e-9  # of a slot, that rounding may take
 

@@ -30,6 +30,7 @@ import numpy as np
 from solvers.formats.device_placement import DevicePlacement
 from solvers.formats.instance import InstanceFormat
 from solvers.mapping.evaluate import finish
+from solvers.mapping.problem import Mapping
 from solvers.mapping.solver import MappingSolver, mapping_solver
 
 class Fake(MappingSolver):
@@ -88,7 +89,10 @@ class Proud(Fake):
 class Hopeless(Fake):
     name = "fake_hopeless"
     def search(self, problem, request):
-        return finish(problem, None, lower_bound=0.0, solver="x", started=request.started, exact=True)
+        return Mapping(
+            assignment=np.zeros(0, dtype=np.int64), objective=np.inf, latency_ms=np.inf, energy_mj=np.inf,
+            lower_bound=np.inf, status="infeasible", solver="x", wall_s=0.0,
+        )
 """
 SCRIPT = """
 import sys

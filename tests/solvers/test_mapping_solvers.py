@@ -76,7 +76,7 @@ def test_answers_are_legal_bounded_and_honest(name, case, cases):
         with pytest.raises(SolverError, match="does not do"):
             solve_mapping(problem, name)
         return
-    mapping = solve_mapping(problem, name, deadline_s=5, seed=1)
+    mapping = solve_mapping(problem, name, deadline_s=60, seed=1)
     assert mapping.solver == name
     assert mapping.wall_s >= 0
     if not len(mapping.assignment):
@@ -109,18 +109,18 @@ def test_a_warm_start_is_never_lost(name, cases, brute_force):
             continue
         every, evaluation = brute_force(problem)[1:]
         best = every[int(np.argmin(evaluation.objective))]
-        mapping = solve_mapping(problem, name, deadline_s=5, warm_start=best)
+        mapping = solve_mapping(problem, name, deadline_s=60, warm_start=best)
         assert mapping.objective <= optimum * (1 + 1e-9)
 
 
 def test_an_illegal_warm_start_does_no_harm(name, random_problem):
     problem = suited(name, random_problem, 4, segments=5, slots=2, memory=0.1)
-    mapping = solve_mapping(problem, name, deadline_s=5, warm_start=np.array([0, 1, 0, 1, 0]))
+    mapping = solve_mapping(problem, name, deadline_s=60, warm_start=np.array([0, 1, 0, 1, 0]))
     assert not check(problem, mapping.assignment)
     with pytest.raises(SolverError):
-        solve_mapping(problem, name, deadline_s=5, warm_start=np.array([0, 1, 0, 1, 7]))
+        solve_mapping(problem, name, deadline_s=60, warm_start=np.array([0, 1, 0, 1, 7]))
     with pytest.raises(SolverError):
-        solve_mapping(problem, name, deadline_s=5, warm_start=np.array([0, 1]))
+        solve_mapping(problem, name, deadline_s=60, warm_start=np.array([0, 1]))
 
 
 def test_same_seed_same_answer(name, random_problem):
@@ -148,7 +148,7 @@ def test_it_returns_at_the_deadline(name, random_problem):
 
 def test_what_cannot_be_met_is_explained(name, random_problem):
     problem = suited(name, random_problem, 8, segments=5, slots=2)
-    mapping = solve_mapping(replace(problem, capacity_bytes=np.ones(2)), name, deadline_s=5)
+    mapping = solve_mapping(replace(problem, capacity_bytes=np.ones(2)), name, deadline_s=60)
     assert mapping.status == "infeasible"
     assert mapping.infeasibility
     assert all(line.gap > 0 and line.levers and line.unit for line in mapping.infeasibility)
@@ -157,7 +157,7 @@ def test_what_cannot_be_met_is_explained(name, random_problem):
 def test_one_segment_one_slot_no_edges(name, random_problem):
     for regime in mapping_solvers()[name].regimes:
         problem = suited(name, random_problem, 0, segments=1, slots=1, regime=regime, memory=0.1)
-        mapping = solve_mapping(problem, name, deadline_s=5)
+        mapping = solve_mapping(problem, name, deadline_s=60)
         assert mapping.assignment.tolist() == [0]
         assert mapping.status == "optimal"
 
