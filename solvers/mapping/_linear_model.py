@@ -128,7 +128,7 @@ class LinearModel:
             values=values,
             bound=float(result.termination.objective_bounds.dual_bound),
             duals=np.array(result.dual_values(list(model.linear_constraints())))
-            if backend == "glop" and found
+            if backend == "glop" and result.has_dual_feasible_solution()
             else None,
         )
 

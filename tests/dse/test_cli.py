@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -135,7 +136,13 @@ def test_ctrl_c_during_a_run_says_what_was_kept(tmp_path: Path) -> None:
     smoke = (resources.files("dse") / "studies" / "smoke.yaml").read_text("utf-8")
     study.write_text(smoke.replace("max_chips: 3", "max_chips: 4").replace("[fp16]", "[fp16, fp32]"))  # takes a while
     command = [*DSE, "run", str(study), "--workers", "1", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
+    )
     assert process.stderr is not None
     for _ in range(6000):
         if process.poll() is not None or any(path.stat().st_size for path in out.glob("results/*.jsonl")):
