@@ -8,7 +8,7 @@ team first (see dse.boundaries).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, permutations
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,10 +21,10 @@ from dse.errors import DseError
 from dse.proxy.model import LayerQuestion, cost_model
 
 if TYPE_CHECKING:
-    from chiplib.package import Routes
-    from dse.cost_table import CostTable
     from torch import nn
 
+    from chiplib.package import Routes
+    from dse.cost_table import CostTable
     from workloads.graph import WorkloadGraph
     from workloads.sharding import SegmentSplit, TensorLayout
 
@@ -60,6 +60,14 @@ class TeamCosts:
     def relays(self, segment: int, team: int) -> tuple[Relay, ...]:
         """Return what the members of a segment's split pass on among themselves before it starts."""
         return relays(self.splits[segment, team], made_by(self.splits, team))
+
+    def sent_within(self, segment: int, team: int, float_bytes: int) -> NDArray[np.float64]:
+        """Return the bytes [members] that each sends to the others for a segment, with values of `float_bytes`."""
+        passed_on = [_scaled(relay, float_bytes) for relay in self.relays(segment, team)]
+        total: NDArray[np.float64] = np.vstack([self.splits[segment, team].at(float_bytes).sent_bytes, *passed_on]).sum(
+            axis=0
+        )
+        return total
 
 
 def aligned_teams(slots: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -150,12 +158,14 @@ def split_teams(
     replicate: bool = False,
     inputs: Sequence[Any] | None = None,
     permute_seed: int | None = None,
+    only: Iterable[int] | None = None,
 ) -> TeamCosts:
     """Split the segments of a workload over teams of the occupied slots of a table, and cost them.
 
     `workload` is what the table's segments are of: a name, a model file, or a module with the `inputs` of its trace.
     Teams are those of `aligned_teams`; `replicate` and the choice between splits are as in `team_costs`. With a
     `permute_seed` channels are dealt out by a random permutation where nothing in a segment depends on their order.
+    `only` those segments are split that are named, where some are.
 
     Raises
     ------
@@ -174,7 +184,7 @@ def split_teams(
     splitter = Splitter(exported(workload, table.segments.graph, inputs), table.segments)
     splits = []
     for size in sorted(set(sizes)):
-        for segment in range(len(table.segments)):
+        for segment in range(len(table.segments)) if only is None else sorted(set(only)):
             found = splitter.ways(segment, groups=size)
             if permute_seed is not None:
                 found = tuple(

@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from dse.errors import DseError
-from workloads.workload_program import shape_texts, workload_module
 from workloads.files import is_model_file, is_own_model
 from workloads.graph import WorkloadGraph
 from workloads.layer_program import LayerProgram, layer_program, lowered
 from workloads.trace import evaluation, plain_outputs
+from workloads.workload_program import shape_texts, workload_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def drawn(examples: Any) -> Any:
 
 
 def _modules(name: str, graph: WorkloadGraph) -> tuple[nn.Module, nn.Module, Any]:
-    """Return the module of a workload with weights, the same as it was traced, and inputs of the shapes of the graph."""
+    """Return the module of a workload with weights, the same as it was traced, and inputs of its graph's shapes."""
     module, examples = workload_module(name, graph, weights=True)
     if is_own_model(name) and not is_model_file(name):
         return module, module, examples

@@ -40,7 +40,7 @@ class TeamCut:
 
 
 def team_cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64], teams: TeamCosts) -> TeamCut:
-    """Return the pieces for an `assignment` [K] of segments to modes: slots, then these teams. Of replicas the first runs.
+    """Return the pieces for an `assignment` [K] to modes: slots, then these teams. Of replicas the first runs.
 
     Raises DseError where a segment is on a team that does not run it, and as `cut`.
     """
