@@ -37,11 +37,24 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """What a member of a split has of a tensor: all of it, or the `indices` of dimension `dim`."""
+    """What a member of a split has of a tensor: all of it, or the `indices` of dimension `dim`.
+
+    What it makes lies with its channels in the order `perm`, if there is one, until it has been sent.
+    """
 
     view: View
     dim: int | None
     indices: NDArray[np.int64] | None
+    perm: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relayed:
+    """What one member passes on to another one before they start."""
+
+    source: int  # slot
+    target: int
+    region: Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +67,7 @@ class Share:
     slots: tuple[int, ...]  # of the members, by their numbers
     member: int
     tag: int  # of the team's messages
-    relays: tuple[Transfer, ...]
+    relays: tuple[Relayed, ...]
     program: bytes
     inputs: tuple[Held, ...]
     weights: tuple[View, ...]

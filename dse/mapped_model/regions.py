@@ -27,9 +27,10 @@ class Region:
     part: Part | None = None  # all where None
     perm: tuple[int, NDArray[np.int64]] | None = None
 
-    def gather(self, memory: Memory) -> Tensor:
-        """Return the bytes [n] of uint8."""
-        return self._cut(self._handed_on(memory.bytes_of(self.base)), memory)
+    def gather(self, memory: Memory, *, as_made: bool = False) -> Tensor:
+        """Return the bytes [n] of uint8; `as_made`: the tensor lies there as its maker left it, permuted."""
+        here = memory.bytes_of(self.base)
+        return self._cut(here if as_made else self._handed_on(here), memory)
 
     def scatter(self, memory: Memory, content: Tensor) -> None:
         """Write what `gather` gave elsewhere to where the tensor has it: permuted channels are put back in order."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dse.boundaries import Laid, arriving, even_pieces, made_by, moved, wanted
 from dse.errors import DseError
-from dse.mapped_model.cut import Held, Piece, Share, Step, Transfer, charged_bytes, crossing_parts, given_spans
+from dse.mapped_model.cut import Held, Piece, Relayed, Share, Step, Transfer, charged_bytes, crossing_parts, given_spans
 from dse.mapped_model.memory import Memory, Part
 from dse.mapped_model.regions import Region
 from dse.teams import Team, TeamCosts
@@ -213,11 +213,19 @@ class _Cutter:
         return Piece(slot=slot, steps=tuple(steps), spans=spans, given=given, outputs=tuple(answers), laid=tuple(laid))
 
     def _held_region(self, layout: TensorLayout, member: int) -> Region:
-        base, dim = _sized(self.program.tensors[layout.tensor]), layout.dim
-        assert dim is not None
+        made = self._made(layout, member)
+        assert made.dim is not None and made.indices is not None
+        perm = None if made.perm is None else (made.dim, made.perm)
+        return Region(base=_sized(made.view), picks={made.dim: made.indices}, perm=perm)
+
+    def _made(self, layout: TensorLayout, member: int) -> Held:
+        """Where a member puts its piece of an output: behind those of the members before it, if they are permuted."""
+        view = self.program.tensors[layout.tensor]
         if layout.perm is None:
-            return Region(base=base, picks={dim: layout.pieces[member]})
-        return Region(base=base, picks={dim: np.argsort(layout.perm)[layout.pieces[member]]}, perm=(dim, layout.perm))
+            return Held(view, layout.dim, layout.pieces[member])
+        ends = np.cumsum([len(piece) for piece in layout.pieces])
+        indices = np.arange(ends[member] - len(layout.pieces[member]), ends[member])
+        return Held(view, layout.dim, indices, layout.perm)
 
     def _share(self, k: int, slot: int) -> Share | None:
         split = self.split(k)
@@ -233,7 +241,7 @@ class _Cutter:
                 picks = moved(relay.source, i, relay.target, j) if number in (i, j) else None
                 if picks is not None:
                     region = Region(base=base, picks=picks)
-                    passed_on.append(Transfer(edge=tag, source=home[i], target=home[j], parts=(region,)))
+                    passed_on.append(Relayed(home[i], home[j], region))
         return Share(
             slots=home,
             member=number,
@@ -242,7 +250,7 @@ class _Cutter:
             program=pickle.dumps(member.program),
             inputs=tuple(self._held(layouts[name], number) for name in member.inputs),
             weights=tuple(self._weight(piece.name, piece.dim, piece.indices) for piece in member.weights),
-            outputs=tuple(self._held(layout, number) for layout in split.outputs),
+            outputs=tuple(self._made(layout, number) for layout in split.outputs),
         )
 
     def _held(self, layout: TensorLayout, member: int) -> Held:

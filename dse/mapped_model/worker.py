@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dse.errors import DseError
@@ -27,6 +28,7 @@ from dse.mapped_model.slot_team import SlotTeam
 from workloads.errors import WorkloadError
 from workloads.layer_program import LayerCall, View
 from workloads.operators import registered
+from workloads.sharding import ChannelPermute
 from workloads.values import tensors_in
 
 
@@ -125,15 +127,14 @@ def _run(step: Step, memory: Memory, exchange: Exchange, report: Report) -> None
     for transfer in step.sends:
         for part in transfer.parts:
             before = exchange.sent_bytes
-            exchange.send(transfer.target, transfer.edge, buffer(_taken(part, memory)))
+            taken = part.gather(memory, as_made=True) if isinstance(part, Region) else memory.gather(part)
+            exchange.send(transfer.target, transfer.edge, buffer(taken))
             report.sent[transfer.edge] = report.sent.get(transfer.edge, 0) + exchange.sent_bytes - before
             report.messages += 1
+    if step.share is not None:
+        _put_in_order(step.share, memory)
     for storage in step.frees[-1]:
         memory.free(storage)
-
-
-def _taken(part: Part | Region, memory: Memory) -> torch.Tensor:
-    return part.gather(memory) if isinstance(part, Region) else memory.gather(part)
 
 
 def _put(part: Part | Region, memory: Memory, payload: bytearray) -> None:
@@ -149,10 +150,10 @@ def _run_share(share: Share, memory: Memory, exchange: Exchange) -> int:
     before, slot = exchange.sent_bytes, share.slots[share.member]
     for relay in share.relays:
         if relay.source == slot:
-            exchange.send(relay.target, share.tag, buffer(_taken(relay.parts[0], memory)))
+            exchange.send(relay.target, share.tag, buffer(relay.region.gather(memory)))
     for relay in share.relays:
         if relay.target == slot:
-            _put(relay.parts[0], memory, exchange.receive(relay.source, share.tag))
+            _put(relay.region, memory, exchange.receive(relay.source, share.tag))
     team = SlotTeam(exchange, share.slots, share.member, share.tag)
     program = pickle.loads(share.program)
     inputs = [_held(held, memory) for held in share.inputs]
@@ -164,6 +165,14 @@ def _run_share(share: Share, memory: Memory, exchange: Exchange) -> int:
         else:
             whole.index_copy_(held.dim, torch.from_numpy(held.indices), piece)
     return exchange.sent_bytes - before
+
+
+def _put_in_order(share: Share, memory: Memory) -> None:
+    """Undo the permutation of what a member made, for readers in this process."""
+    for held in share.outputs:
+        if held.perm is not None and held.dim is not None:
+            whole = memory.tensor(held.view)
+            whole.copy_(ChannelPermute(torch.from_numpy(np.argsort(held.perm)), held.dim)(whole))
 
 
 def _held(held: Held, memory: Memory) -> torch.Tensor:

@@ -153,7 +153,9 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     if not paths:
         _refuse(("format_", "best_known", "devices", "bandwidth", "memory", "replicas"), "--instances")
         return [_workload_case(words)], []
-    _refuse(("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj"), "--workload")
+    _refuse(
+        ("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj", "teams", "replicate"), "--workload"
+    )
     if words["objective"] == "energy":
         raise click.UsageError("--objective energy is of a workload: instances have latency or throughput")
     from solvers.formats import Reading, read_instances
