@@ -7,10 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import fx
+from torch.fx.node import map_aggregate
 
 from dse.boundaries import Laid, arriving, even_pieces, made_by, moved, wanted
 from dse.errors import DseError
@@ -247,7 +250,7 @@ class _Cutter:
             member=number,
             tag=tag,
             relays=tuple(passed_on),
-            program=pickle.dumps(member.program),
+            program=pickle.dumps(_on_processor(member.program)),
             inputs=tuple(self._held(layouts[name], number) for name in member.inputs),
             weights=tuple(self._weight(piece.name, piece.dim, piece.indices) for piece in member.weights),
             outputs=tuple(self._made(layout, number) for layout in split.outputs),
@@ -275,6 +278,19 @@ class _Cutter:
 
 def _alone(base: View) -> Laid:
     return Laid(shape=base.shape or (1,), dim=None, pieces=())
+
+
+def _on_processor(program: fx.GraphModule) -> fx.GraphModule:
+    """Return a program that makes its tensors on the processor, whatever device it was exported on."""
+
+    def here(argument: Any) -> Any:
+        return torch.device("cpu") if isinstance(argument, torch.device) else argument
+
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    for node in graph.nodes:
+        node.args, node.kwargs = map_aggregate(node.args, here), map_aggregate(node.kwargs, here)
+    return fx.GraphModule(program, graph)
 
 
 def _sized(base: View) -> View:
