@@ -39,7 +39,9 @@ class MappedRun:
 
     All bytes are those of the traced dtypes (of float32 models those of the segments at 4 bytes a value).
     `charged_bytes` [E] are those of every edge of the segment graph that crosses slots, 0 for the others; `sent_bytes`
-    and `received_bytes` [E] were counted at the sockets. Relative errors are of the largest value of each output.
+    and `received_bytes` [E] were counted at the sockets. Of an edge between modes that share slots what is there
+    already counts by how the tensor lies on both; `contract_bytes` are those of a MappingProblem, which takes it for
+    even: 1/(G_p G_q) of it for each slot of both. Relative errors are of the largest value of each output.
     """
 
     name: str
@@ -95,7 +97,13 @@ class MappedRun:
     @property
     def _collectives(self) -> str:
         sent, charged = (int(each.sum()) for each in (self.collective_sent_bytes, self.collective_charged_bytes))
-        return f" between segments, {sent:,} and {charged:,} within teams" if sent or charged else ""
+        if not (sent or charged):
+            return ""
+        problem = round(float(self.contract_bytes.sum()))
+        mean = (
+            "" if problem == self.charged_bytes.sum() else f" ({problem:,} where teams that share slots count evenly)"
+        )
+        return f" between segments{mean}, {sent:,} and {charged:,} within teams"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, for JSON."""

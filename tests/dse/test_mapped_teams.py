@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -135,6 +136,25 @@ def test_permuted_channels_are_put_back_where_they_are_read() -> None:
     wrong = replace(split, outputs=tuple(replace(each, perm=np.roll(each.perm, 1)) for each in split.outputs))
     mistaken = replace(teams, splits=teams.splits | {(0, t): wrong})
     assert not run_mapped(module, table.segments, modes, inputs=inputs, teams=mistaken).outputs_equal
+
+
+def test_members_of_a_program_from_the_meta_device_run_on_the_processor() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv1d(4, 8, 1), nn.Conv1d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x).relu() + torch.arange(x.shape[-1], device=x.device))
+
+    module, inputs = Positions().eval(), (torch.randn(1, 4, 8),)
+    table, _ = costed(module, inputs, 3, sizes=(2,), only=[])
+    meta = tuple(tensor.to("meta") for tensor in inputs)
+    teams = split_teams(deepcopy(module).to("meta"), table, sizes=(2,), inputs=meta)
+    (first, *_) = [t for t in range(len(teams.teams)) if (0, t) in teams.splits]
+    modes = np.full(len(table.segments), 3)
+    modes[0] = SLOTS + first
+    proven(module, inputs, table, teams, modes)
 
 
 def test_of_replicas_the_first_runs_this_input() -> None:
