@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dse.simulate import simulate
     from dse.space import DesignPoint, DesignSpace
     from dse.study import Progress, Study, StudyResult
+    from dse.teams import TeamCosts, split_teams
     from dse.timeline import Timeline
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "Progress",
     "Study",
     "StudyResult",
+    "TeamCosts",
     "Timeline",
     "compare",
     "cost_table",
     "run_mapped",
     "simulate",
+    "split_teams",
 ]
 
 _HOMES = {
@@ -47,11 +50,13 @@ _HOMES = {
     "Progress": "study",
     "Study": "study",
     "StudyResult": "study",
+    "TeamCosts": "teams",
     "Timeline": "timeline",
     "compare": "compare",
     "cost_table": "cost_table",
     "run_mapped": "mapped_model",
     "simulate": "simulate",
+    "split_teams": "teams",
 }
 
 

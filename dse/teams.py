@@ -2,27 +2,31 @@
 
 At the boundary of segments a tensor lies evenly on the slots of the mode that made it, a piece of 1/G on each. So an
 edge between modes p and q moves, from each slot of p to each other slot of q, 1/(G_p G_q) of its bytes, and nothing
-within one mode. A split segment that needs its inputs whole gathers them within its team first.
+within one mode. A split segment that needs its inputs whole, or cut otherwise than they come, passes them on within its
+team first (see dse.boundaries).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, permutations
-from typing import TYPE_CHECKING, Literal
+from itertools import groupby, pairwise, permutations
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dse.boundaries import Relay, made_by, relays
 from dse.errors import DseError
 from dse.proxy.model import LayerQuestion, cost_model
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from chiplib.package import Routes
     from dse.cost_table import CostTable
     from workloads.graph import WorkloadGraph
-    from workloads.sharding import SegmentSplit
+    from workloads.sharding import SegmentSplit, TensorLayout
 
 TeamWay = Literal["channels", "sequence", "replicate"]
 """How a team shares a segment: by channels (or heads), along the sequence, or whole inputs in turn."""
@@ -52,6 +56,18 @@ class TeamCosts:
     resident_bytes: NDArray[np.float64]  # [K, T] on each slot
     allowed: NDArray[np.bool_]  # [K, T]
     splits: dict[tuple[int, int], SegmentSplit]  # segment and team -> what it runs; replicas have none
+
+    def relays(self, segment: int, team: int) -> tuple[Relay, ...]:
+        """Return what the members of a segment's split pass on among themselves before it starts."""
+        return relays(self.splits[segment, team], made_by(self.splits, team))
+
+    def sent_within(self, segment: int, team: int, float_bytes: int) -> NDArray[np.float64]:
+        """Return the bytes [members] that each sends to the others for a segment, with values of `float_bytes`."""
+        passed_on = [_scaled(relay, float_bytes) for relay in self.relays(segment, team)]
+        total: NDArray[np.float64] = np.vstack([self.splits[segment, team].at(float_bytes).sent_bytes, *passed_on]).sum(
+            axis=0
+        )
+        return total
 
 
 def aligned_teams(slots: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -89,6 +105,8 @@ def team_costs(
     compute_ms, energy_mj, resident = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape)
     chosen_split: dict[tuple[int, int], SegmentSplit] = {}
     priced = _priced(table, splits)
+    sized = [split.at(segments.float_bytes) for split in splits]
+    in_order = sorted(range(len(splits)), key=lambda number: splits[number].segment)
     for t, team in enumerate(found):
         on = list(team.slots)
         if team.way == "replicate":
@@ -96,28 +114,26 @@ def team_costs(
             energy_mj[:, t] = table.energy_mj[:, on].mean(axis=1)
             resident[:, t] = segments.weight_bytes + 2.0 * segments.output_bytes
             continue
-        for split, (latency_ms, dynamic_mj) in zip(splits, priced, strict=True):
-            k = split.segment
-            if split.groups != team.size or (split.way == "sequence") != (team.way == "sequence"):
-                continue
-            sizes = split.at(segments.float_bytes)
-            sent = sizes.sent_bytes
-            whole = sum(layout.nbytes for layout in split.inputs if layout.full)
-            every = sum(layout.nbytes for layout in split.inputs)
-            if whole:
-                read = table.costs.input_bytes[k] * whole / every
-                sent = np.vstack([sent, np.full(team.size, read * (team.size - 1) / team.size)])
-            types = table.type_of_slot[on]
-            if (types >= len(table.costs.chips)).any():
-                continue
-            wait_ms, moved_mj = _collectives(routes, on, sent)
-            own_ms = latency_ms[np.arange(team.size), types]
-            time_ms = float(own_ms.max()) + wait_ms
-            if time_ms < compute_ms[k, t]:
-                compute_ms[k, t] = time_ms
-                energy_mj[k, t] = float(dynamic_mj[np.arange(team.size), types].sum()) + moved_mj
-                resident[k, t] = float(sizes.weight_bytes.max()) + 2.0 * segments.output_bytes[k] / team.size
-                chosen_split[k, t] = split
+        types = table.type_of_slot[on]
+        if (types >= len(table.costs.chips)).any():
+            continue
+        made: dict[str, TensorLayout] = {}
+        for k, tried in groupby(in_order, key=lambda number: splits[number].segment):
+            for number in tried:
+                split, (latency_ms, dynamic_mj) = splits[number], priced[number]
+                if split.groups != team.size or (split.way == "sequence") != (team.way == "sequence"):
+                    continue
+                sizes = sized[number]
+                passed_on = [_scaled(relay, segments.float_bytes) for relay in relays(split, made)]
+                wait_ms, moved_mj = _collectives(routes, on, np.vstack([sizes.sent_bytes, *passed_on]))
+                time_ms = float(latency_ms[np.arange(team.size), types].max()) + wait_ms
+                if time_ms < compute_ms[k, t]:
+                    compute_ms[k, t] = time_ms
+                    energy_mj[k, t] = float(dynamic_mj[np.arange(team.size), types].sum()) + moved_mj
+                    resident[k, t] = float(sizes.weight_bytes.max()) + 2.0 * segments.output_bytes[k] / team.size
+                    chosen_split[k, t] = split
+            if (k, t) in chosen_split:
+                made |= {layout.tensor: layout for layout in chosen_split[k, t].outputs}
     members = np.zeros((len(found), slots), dtype=np.bool_)
     for t, team in enumerate(found):
         members[t, list(team.slots)] = True
@@ -132,6 +148,53 @@ def team_costs(
         allowed=allowed,
         splits=chosen_split,
     )
+
+
+def split_teams(
+    workload: str | nn.Module,
+    table: CostTable,
+    *,
+    sizes: Sequence[int] = (2,),
+    replicate: bool = False,
+    inputs: Sequence[Any] | None = None,
+    permute_seed: int | None = None,
+    only: Iterable[int] | None = None,
+) -> TeamCosts:
+    """Split the segments of a workload over teams of the occupied slots of a table, and cost them.
+
+    `workload` is what the table's segments are of: a name, a model file, or a module with the `inputs` of its trace.
+    Teams are those of `aligned_teams`; `replicate` and the choice between splits are as in `team_costs`. With a
+    `permute_seed` channels are dealt out by a random permutation where nothing in a segment depends on their order.
+    `only` those segments are split that are named, where some are.
+
+    Raises
+    ------
+    DseError
+        For sizes of teams that do not nest, or more than there are slots with chips.
+    WorkloadError
+        If the model cannot be exported, or its program is no flat list of operator calls.
+    """
+    from workloads import exported
+    from workloads.sharding import Splitter
+
+    slots = [slot for slot, chip in enumerate(table.system.chips) if chip is not None]
+    if too_large := [size for size in sizes if size > len(slots)]:
+        raise DseError(f"there is no team of {too_large[0]} slots", f"{len(slots)} slots have chips")
+    teams = aligned_teams(slots, sizes)
+    splitter = Splitter(exported(workload, table.segments.graph, inputs), table.segments)
+    splits = []
+    for size in sorted(set(sizes)):
+        for segment in range(len(table.segments)) if only is None else sorted(set(only)):
+            found = splitter.ways(segment, groups=size)
+            if permute_seed is not None:
+                found = tuple(
+                    splitter.split(segment, groups=size, way="channels", permute_seed=permute_seed)
+                    if split.way == "channels"
+                    else split
+                    for split in found
+                )
+            splits += [split for split in found if split.valid]
+    return team_costs(table, splits, teams=teams, replicate=replicate)
 
 
 def mode_routes(routes: Routes, members: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
@@ -159,6 +222,12 @@ def mode_routes(routes: Routes, members: NDArray[np.bool_]) -> dict[str, NDArray
         "route_mj_per_byte": energy,
         "route_links": held,
     }
+
+
+def _scaled(relay: Relay, float_bytes: int) -> NDArray[np.float64]:
+    """Bytes [members] that each sends with floating values of `float_bytes`."""
+    traced = relay.layout.float_bytes
+    return relay.sent_bytes * (float_bytes / traced if traced else 1.0)
 
 
 def _collectives(routes: Routes, on: Sequence[int], sent: NDArray[np.float64]) -> tuple[float, float]:

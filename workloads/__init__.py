@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from workloads.streaming import OLA, FrameCutter, StreamingSeparator
     from workloads.trace import trace
     from workloads.training_step import trace_training
+    from workloads.workload_program import exported
 
 _HOME = {
     "Advice": "advice",
@@ -56,6 +57,7 @@ _HOME = {
     "describe_entry": "describe",
     "eager_memory": "eager",
     "entry": "catalog",
+    "exported": "workload_program",
     "family": "scaling",
     "growth": "growth",
     "load": "catalog",
@@ -96,6 +98,7 @@ __all__ = [
     "describe_entry",
     "eager_memory",
     "entry",
+    "exported",
     "family",
     "growth",
     "load",

@@ -77,7 +77,8 @@ class LayerProgram:
 
     `extents` [M] are the storages' bytes; `base` [M] is the view that fills each; `given` are tensors that are there
     before the first call (model inputs, weights, constants) by the storage they lie in. An output is a view with the
-    layer that wrote it last (None: it is given), or a number or None.
+    layer that wrote it last (None: it is given), or a number or None. `tensors` are what the nodes of the exported
+    program make and take, `weights` its parameters, buffers and constants, by name.
     """
 
     graph: WorkloadGraph
@@ -86,6 +87,8 @@ class LayerProgram:
     extents: tuple[int, ...]
     given: Mapping[int, torch.Tensor]
     outputs: tuple[Read | Any, ...]
+    tensors: Mapping[str, View]
+    weights: Mapping[str, View]
 
 
 def layer_program(
@@ -130,6 +133,7 @@ def lowered(
     """
     walker = _CallRecorder(name)
     graph = build_graph(program, name, walker)
+    specs = zip(walker.placeholders, program.graph_signature.input_specs, strict=True)
     return LayerProgram(
         graph=graph,
         calls=tuple(walker.calls),
@@ -137,6 +141,12 @@ def lowered(
         extents=tuple(walker.extents),
         given=dict(_given(program, walker, inputs, weights or {})),
         outputs=tuple(_outputs(program, walker)),
+        tensors=walker.tensors,
+        weights={
+            str(spec.target): walker._view(value)
+            for value, spec in specs
+            if isinstance(value, Value) and spec.target is not None
+        },
     )
 
 
@@ -151,6 +161,7 @@ class _CallRecorder(Walker):
         self.extents: list[int] = []
         self.placeholders: list[Any] = []
         self.results: list[tuple[Any, Any]] = []  # value, and the tensor of the trace
+        self.tensors: dict[str, View] = {}
         self._number: dict[Storage, int] = {}
         self._pending: tuple[Any, Any] | None = None
         self._autocast: tuple[Any, ...] = ()
@@ -162,6 +173,7 @@ class _CallRecorder(Walker):
         nodes = [node for node in module.graph.nodes if node.op == "placeholder"]
         for node, value in zip(nodes, inputs, strict=False):
             self._views(value, node.meta.get("val"))
+            self._name(node, value)
         result = super().walk(module, inputs, scope)
         self._depth -= 1
         if outermost:
@@ -174,7 +186,12 @@ class _CallRecorder(Walker):
     def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], scope: tuple[str, str]) -> Any:
         result = super()._call(node, values, scope)
         made = node.meta.get("val")
+        self._name(node, result)
         return made if result is None and isinstance(made, bool | int | float) else result  # computed by the host
+
+    def _name(self, node: fx.Node, value: Any) -> None:
+        if isinstance(value, Value) and self._depth == 1:  # names of bodies are their own
+            self.tensors[node.name] = self._view(value, node.meta.get("val"))
 
     def _higher_order(self, node: fx.Node, args: Any, kwargs: Any, scope: tuple[str, str]) -> Any:
         name, outer = str(node.target), self._autocast

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -11,8 +11,13 @@ import click
 from dse.cli.app import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dse.cost_table import CostTable, Objective
-    from solvers.mapping.problem import Mapping, Regime
+    from dse.fine_split import FineSplitMapping
+    from dse.teams import TeamCosts
+    from solvers.mapping.problem import Mapping, MappingProblem, Regime
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,6 +56,25 @@ OPTIONS = (
 )
 
 
+def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Return whole numbers that commas join."""
+    try:
+        return tuple(int(size) for size in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of sizes, such as 2,4") from None
+
+
+def team_options(command: Command) -> Command:
+    """Give a command the options of teams of slots."""
+    sizes = click.option(
+        "--teams", callback=_sizes, metavar="G,G", help="Also split segments over so many slots: 2 or 2,4."
+    )
+    replicate = click.option(
+        "--replicate", is_flag=True, help="With --teams: also let slots take inputs in turn (objective throughput)."
+    )
+    return sizes(replicate(command))
+
+
 def design_options(command: Command) -> Command:
     """Give a command the argument WORKLOAD and the options that say which design, and how to map it."""
     for option in reversed(OPTIONS):
@@ -73,6 +97,9 @@ class MappedDesign:
     mapping: Mapping
     regime: Regime
     interval: tuple[float, float] | None  # of the mapping's latency_ms, where the model gives one
+    problem: MappingProblem
+    teams: TeamCosts | None = None  # what the modes behind the slots are
+    fine: FineSplitMapping | None = None  # of --fine-split
 
     @property
     def title(self) -> str:
@@ -113,34 +140,55 @@ class MappedDesign:
             "prediction": self.prediction(),
             "assignment": mapping.assignment,
             "segments": [dict(zip(SEGMENT_KEYS, row, strict=True)) for row in self.segment_rows()],
-        }
+        } | ({"fine_split": self.fine.as_dict()} if self.fine else {})
 
     def prediction(self) -> dict[str, Any]:
         """Return what gave the latencies, and what of the design lies outside of the model's data."""
+        import numpy as np
+
         from dse.prediction import basis, outside
 
-        return basis(self.table.costs, self.chips) | {"outside": outside(self.table, self.mapping.assignment)}
+        first = np.argmax(self.problem.members, axis=1)  # of replicas and members one speaks for all
+        return basis(self.table.costs, self.chips) | {"outside": outside(self.table, first[self.mapping.assignment])}
 
     def segment_rows(self) -> list[tuple[object, ...]]:
         """Return a row of SEGMENT_KEYS for each segment."""
         from dse.prediction import ends_of
 
-        table = self.table
+        table, problem = self.table, self.problem
         rows: list[tuple[object, ...]] = []
-        for segment, slot in zip(table.segments, self.mapping.assignment.tolist(), strict=True):
+        for segment, mode in zip(table.segments, self.mapping.assignment.tolist(), strict=True):
+            slots = problem.members[mode].nonzero()[0].tolist()
+            alone = len(slots) == 1
+            way, team_bytes, share = self._shared(segment.id, mode)
             rows.append(
                 (
                     segment.id,
                     segment.name,
                     len(segment.layer_indices),
-                    slot,
-                    self.chips[slot],
-                    float(table.latency_ms[segment.id, slot]),
-                    *ends_of(table, segment.id, slot).values(),
-                    float(table.energy_mj[segment.id, slot]),
+                    slots[0],
+                    "+".join(dict.fromkeys(self.chips[slot] for slot in slots)),
+                    float(problem.compute_ms[segment.id, mode]),
+                    *(ends_of(table, segment.id, slots[0]).values() if alone else (None, None)),
+                    float(problem.energy_mj[segment.id, mode]),
+                    slots,
+                    way,
+                    team_bytes,
+                    share,
                 )
             )
         return rows
+
+    def _shared(self, segment: int, mode: int) -> tuple[str, float, float]:
+        """How a segment is shared in a mode, the bytes that its team sends within itself, a member's share at most."""
+        if self.teams is None or mode < self.problem.slots:
+            return "whole", 0.0, 1.0
+        number = mode - self.problem.slots
+        if self.teams.teams[number].way == "replicate":
+            return "replicate", 0.0, 1.0
+        split = self.teams.splits[segment, number]
+        sent = self.teams.sent_within(segment, number, self.table.segments.float_bytes)
+        return split.way, float(sent.sum()), split.largest_share
 
     def proof(self) -> str:
         """Return how good the mapping is, in a sentence."""
@@ -156,6 +204,7 @@ class MappedDesign:
 SHOWN = 3  # reasons of a refusal; the others are counted
 SEGMENT_KEYS = (
     *("id", "name", "layers", "slot", "chip", "latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj"),
+    *("slots", "way", "team_bytes", "largest_share"),
 )
 
 
@@ -225,15 +274,33 @@ def map_design(
     contiguous: bool,
     seed: int,
     regime: Regime | None = None,
+    teams: Sequence[int] = (),
+    replicate: bool = False,
+    fine: dict[str, Any] | None = None,
     **costing: Any,
 ) -> MappedDesign:
-    """Cost and map. Raises what `cost_design` raises, InputError where nothing fits."""
+    """Cost and map. Raises what `cost_design` raises, InputError where nothing fits.
+
+    `teams` are the sizes of teams that segments may be split over, and with `replicate` those that take inputs in turn;
+    `fine` the settings of `dse.fine_split.split_fine`, which splits the segments of a mapping afterwards.
+    """
     import solvers
+    from dse.fine_split import split_fine
     from dse.prediction import mapping_interval
+    from dse.teams import split_teams
 
     table = cost_design(workload=workload, package=package, chips=chips, precision=precision, batch=batch, **costing)
-    problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
+    modes = split_teams(workload, table, sizes=teams, replicate=replicate) if teams else None
+    alone = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
+    problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous, teams=modes) if modes else alone
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
+    split = None
+    if fine is not None and len(mapping.assignment):
+        split = split_fine(
+            workload, table, mapping, objective=objective, seed=seed, regime=regime, contiguous=contiguous, **fine
+        )
+        modes, problem, mapping = split.teams, split.problem, split.mapping
+    in_teams = bool((mapping.assignment >= problem.slots).any())
     design = MappedDesign(
         workload=workload,
         package=package,
@@ -245,15 +312,31 @@ def map_design(
         table=table,
         mapping=mapping,
         regime=problem.regime,
-        interval=mapping_interval(table, problem, mapping.assignment) if len(mapping.assignment) else None,
+        interval=None
+        if in_teams or not len(mapping.assignment)
+        else mapping_interval(table, alone, mapping.assignment),
+        problem=problem,
+        teams=modes,
+        fine=split,
     )
     if not len(mapping.assignment):
         _refuse(design)
-    if crowded := table.crowded(mapping.assignment):
+    if crowded := _crowded(table, problem.members[mapping.assignment]):
         raise InputError(
             f"{design.title}: the mapping that was found breaks a rule of a chip: {crowded[0]}", "more chips"
         )
     return design
+
+
+def _crowded(table: CostTable, members: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Say which slots break a network rule, as `CostTable.crowded`, where segments run on `members` [K, S]."""
+    import numpy as np
+
+    size, ranked = members.sum(axis=1), np.argsort(~members, axis=1, kind="stable")
+    said: list[str] = []
+    for turn in range(int(size.max())):
+        said += table.crowded(ranked[np.arange(len(members)), np.minimum(turn, size - 1)])
+    return tuple(dict.fromkeys(said))
 
 
 def _refuse(design: MappedDesign) -> NoReturn:

@@ -23,7 +23,12 @@ def prove_design(design: MappedDesign, seed: int) -> MappedRun:
 
     with show_steps("proof", len(STEPS)) as report:
         return run_mapped(
-            design.workload, design.table.segments, design.mapping.assignment, seed=seed, on_progress=report
+            design.workload,
+            design.table.segments,
+            design.mapping.assignment,
+            teams=design.teams,
+            seed=seed,
+            on_progress=report,
         )
 
 

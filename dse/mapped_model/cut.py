@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dse.errors import DseError
 from dse.mapped_model.memory import Part
+from dse.mapped_model.regions import Region
 from workloads.layer_program import LayerCall, LayerProgram, Read, View
 from workloads.segments import SegmentGraph
 from workloads.traffic import segment_edges, segment_reads
@@ -31,7 +32,46 @@ class Transfer:
     edge: int  # row of SegmentGraph.edges
     source: int  # slot
     target: int
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Region, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a member of a split has of a tensor: all of it, or the `indices` of dimension `dim`.
+
+    What it makes lies with its channels in the order `perm`, if there is one, until it has been sent.
+    """
+
+    view: View
+    dim: int | None
+    indices: NDArray[np.int64] | None
+    perm: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relayed:
+    """What one member passes on to another one before they start."""
+
+    source: int  # slot
+    target: int
+    region: Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Share:
+    """What one slot of a team runs of a split segment: the program of a member, pickled.
+
+    `relays` are what it sends to, and receives from, other members before it starts.
+    """
+
+    slots: tuple[int, ...]  # of the members, by their numbers
+    member: int
+    tag: int  # of the team's messages
+    relays: tuple[Relayed, ...]
+    program: bytes
+    inputs: tuple[Held, ...]
+    weights: tuple[View, ...]
+    outputs: tuple[Held, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +84,21 @@ class Step:
     calls: tuple[LayerCall, ...]
     frees: tuple[tuple[int, ...], ...]  # one for each call, and one for what is sent last
     sends: tuple[Transfer, ...]
+    share: Share | None = None  # in place of the calls, of a split segment
+
+    def storages(self) -> set[int]:
+        """Return the storages that it uses."""
+        found = {
+            view.storage
+            for call in self.calls
+            for view in (*(read.view for read in call.reads), *call.writes, *call.outputs)
+        }
+        for transfer in (*self.receives, *self.sends):
+            found |= {part.base.storage for part in transfer.parts}
+        if self.share is not None:
+            found |= {held.view.storage for held in (*self.share.inputs, *self.share.outputs)}
+            found |= {view.storage for view in self.share.weights}
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +110,7 @@ class Piece:
     spans: Mapping[int, tuple[int, int]]  # of each storage that it uses the bytes that it may touch: first, end
     given: tuple[int, ...]  # storages that are filled before the first step: weights, constants, model inputs
     outputs: tuple[tuple[int, View], ...]  # of the model: number, and where it lies
+    laid: tuple[Region, ...] = ()  # of tensors that split segments make and the model returns, what is here
 
 
 def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64]) -> tuple[Piece, ...]:
@@ -96,7 +152,7 @@ def cut(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.in
             )
             for k in mine
         )
-        spans, given = _spans(program, steps)
+        spans, given = given_spans(program, steps)
         pieces.append(Piece(slot=slot, steps=steps, spans=spans, given=given, outputs=outputs))
     return tuple(pieces)
 
@@ -126,7 +182,22 @@ def _check_same_layers(program: LayerProgram, segments: SegmentGraph) -> None:
 
 
 def _transfers(program: LayerProgram, segments: SegmentGraph, assignment: NDArray[np.int64]) -> list[Transfer]:
-    """Return what crosses between slots: of each edge each distinct part of a tensor once."""
+    """Return what crosses between slots."""
+    slots = assignment[segments.edges]
+    found = []
+    for edge, parts in crossing_parts(program, segments, slots[:, 0] != slots[:, 1]).items():
+        source, target = slots[edge].tolist()
+        found.append(Transfer(edge=edge, source=source, target=target, parts=parts))
+    return found
+
+
+def crossing_parts(
+    program: LayerProgram, segments: SegmentGraph, crosses: NDArray[np.bool_]
+) -> dict[int, tuple[Part, ...]]:
+    """Return what each edge carries, of those that cross [E]: each distinct part of a tensor once.
+
+    Raises DseError where a tensor crosses where the segment graph has no edge.
+    """
     of_layer = segments.segment_of_layer.tolist()
     edge_of = {(int(u), int(v)): e for e, (u, v) in enumerate(segments.edges)}
     parts: dict[tuple[int, int], dict[tuple[int, int], dict[Part, int]]] = defaultdict(lambda: defaultdict(dict))
@@ -135,10 +206,10 @@ def _transfers(program: LayerProgram, segments: SegmentGraph, assignment: NDArra
             if read.producer is None or not read.nbytes:
                 continue
             pair = of_layer[read.producer], of_layer[layer]
-            if assignment[pair[0]] != assignment[pair[1]]:
+            if pair[0] != pair[1] and (pair not in edge_of or crosses[edge_of[pair]]):
                 storage = read.view.storage
                 parts[pair][read.producer, storage][_part(read, program.base[storage])] = read.nbytes
-    found = []
+    found = {}
     for pair, tensors in sorted(parts.items()):
         if pair not in edge_of:
             names = " and ".join(segments[k].name or str(k) for k in pair)
@@ -150,8 +221,7 @@ def _transfers(program: LayerProgram, segments: SegmentGraph, assignment: NDArra
             base = program.base[storage]
             whole = sum(distinct.values()) >= _nbytes(base)
             crossing.extend([Part(base, base)] if whole else distinct)
-        source, target = (int(assignment[k]) for k in pair)
-        found.append(Transfer(edge=edge_of[pair], source=source, target=target, parts=tuple(crossing)))
+        found[edge_of[pair]] = tuple(crossing)
     return found
 
 
@@ -173,7 +243,7 @@ def _frees(
                 last[view.storage] = k, place
         for transfer in leaving[k]:
             for part in transfer.parts:
-                last[part.view.storage] = k, len(mine)
+                last[part.base.storage] = k, len(mine)
     freed: dict[int, list[list[int]]] = {k: [[] for _ in range(len(mine) + 1)] for k, mine in calls.items()}
     for storage, (k, place) in last.items():
         if storage not in kept:
@@ -181,7 +251,7 @@ def _frees(
     return {k: tuple(map(tuple, rows)) for k, rows in freed.items()}
 
 
-def _spans(program: LayerProgram, steps: Sequence[Step]) -> tuple[dict[int, tuple[int, int]], tuple[int, ...]]:
+def given_spans(program: LayerProgram, steps: Sequence[Step]) -> tuple[dict[int, tuple[int, int]], tuple[int, ...]]:
     """Return what the steps use of each storage, and which of these are given.
 
     Of what is given and never written only from the first to the last byte that is read; of all else everything.
@@ -203,4 +273,13 @@ def _spans(program: LayerProgram, steps: Sequence[Step]) -> tuple[dict[int, tupl
                     given.add(storage)
             for view in (*call.writes, *call.outputs):
                 spans[view.storage] = 0, program.extents[view.storage]
+    for step in steps:
+        if step.share is not None:
+            for storage in step.storages():
+                spans[storage] = 0, program.extents[storage]
+            given |= {view.storage for view in step.share.weights}
+            given |= {held.view.storage for held in step.share.inputs if held.view.storage in program.given}
+        for transfer in (*step.receives, *step.sends):
+            for part in transfer.parts:
+                spans[part.base.storage] = 0, program.extents[part.base.storage]
     return spans, tuple(sorted(given))

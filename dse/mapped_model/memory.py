@@ -68,6 +68,14 @@ class Memory:
         else:
             self._bytes(part.view.storage)[self._mask(part)] = content
 
+    def bytes_of(self, view: View) -> Tensor:
+        """Return the bytes [*shape, itemsize] of uint8 of a view whose storage is held whole, which share it."""
+        return _of_bytes(self._bytes(view.storage), view)
+
+    def mask(self, part: Part, view: View) -> Tensor:
+        """Return which bytes [*shape, itemsize] of a view are in a part of its storage, which is held whole."""
+        return _of_bytes(self._mask(part), view)
+
     def _plain(self, view: View) -> Tensor:
         first = self._spans[view.storage][0]
         flat = self._bytes(view.storage).untyped_storage()
@@ -97,6 +105,12 @@ class Memory:
         if part.rest:
             mark(part.view, False)
         return marks
+
+
+def _of_bytes(flat: Tensor, view: View) -> Tensor:
+    size = view.dtype.itemsize
+    strides = (*(stride * size for stride in view.stride), 1)
+    return flat.as_strided((*view.shape, size), strides, view.offset * size)
 
 
 def as_bytes(tensor: Tensor) -> Tensor:

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-import workloads
 from dse.errors import DseError
-from workloads.factory import build, current_folder_importable
 from workloads.files import is_model_file, is_own_model
 from workloads.graph import WorkloadGraph
 from workloads.layer_program import LayerProgram, layer_program, lowered
 from workloads.trace import evaluation, plain_outputs
+from workloads.workload_program import shape_texts, workload_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,36 +71,17 @@ def drawn(examples: Any) -> Any:
 
 
 def _modules(name: str, graph: WorkloadGraph) -> tuple[nn.Module, nn.Module, Any]:
-    """Return the module of a workload with weights, the same as it was traced, and inputs of the shapes of the graph.
-
-    What ships and what is in files is traced on the meta device, where some tensors lie in memory in another order.
-    """
-    if is_model_file(name):
-        texts = ["x".join(map(str, shape)) for shape in graph.input_shapes]
-        module, examples = workloads.load_onnx(name, texts, weights=True)
-        return module, workloads.load_onnx(name, texts)[0], examples
-    with current_folder_importable():
-        if is_own_model(name):
-            module, examples = build(name, batch=graph.batch)
-            traced = module
-        else:
-            entry = workloads.entry(name)
-            module, examples = build(entry.factory, entry.inputs, kwargs=entry.kwargs)
-            traced, _ = build(entry.factory, entry.inputs, kwargs=entry.kwargs, device="meta")
-    shapes = iter(graph.input_shapes)
-
-    def sized(tensor: torch.Tensor) -> torch.Tensor:
-        shape = next(shapes, tuple(tensor.shape))
-        return tensor if tuple(tensor.shape) == shape else tensor.new_zeros(shape)
-
-    return module, traced, pytree.tree_map_only(torch.Tensor, sized, examples)
+    """Return the module of a workload with weights, the same as it was traced, and inputs of its graph's shapes."""
+    module, examples = workload_module(name, graph, weights=True)
+    if is_own_model(name) and not is_model_file(name):
+        return module, module, examples
+    return module, workload_module(name, graph)[0], examples
 
 
 def _of_program(path: Path, graph: WorkloadGraph, inputs: Sequence[Any] | torch.Tensor | None) -> RunnableModel:
     from workloads.programs import load_program, read_archive, with_values
 
-    shapes = ["x".join(map(str, shape)) for shape in graph.input_shapes]
-    program = with_values(load_program(read_archive(path), str(path), shapes), path)
+    program = with_values(load_program(read_archive(path), str(path), shape_texts(graph)), path)
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     specs = program.graph_signature.input_specs
     examples = [

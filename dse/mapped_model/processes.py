@@ -57,21 +57,29 @@ class Processes:
                 self._send(member, buffer(content))
         self._answers()
 
-    def run(self) -> tuple[dict[int, Tensor], list[Report]]:
-        """Let all run; return the model's outputs by their number, and a report of each process."""
+    def run(self, extents: Sequence[int]) -> tuple[dict[int, Tensor], Memory, list[Report]]:
+        """Let all run; return the model's outputs by their number, those tensors of which slots have pieces, and a
+        report of each process. `extents` are the storages' bytes."""
         for member in self._members:
             self._send(member, None)
         outputs: dict[int, Tensor] = {}
         reports: list[Report] = self._answers()
+        regions = [region for member in self._members for region in member.piece.laid]
+        joined = Memory({region.base.storage: (0, extents[region.base.storage]) for region in regions})
         for member in self._members:
             for number, view in member.piece.outputs:
-                try:
-                    content = bytearray(member.control.recv_bytes())
-                except (EOFError, OSError):
-                    raise _ended(member) from None
+                content = self._content(member)
                 flat = torch.frombuffer(content, dtype=view.dtype) if content else torch.empty(0, dtype=view.dtype)
                 outputs[number] = flat.reshape(view.shape)
-        return outputs, reports
+            for region in member.piece.laid:
+                region.scatter(joined, torch.frombuffer(self._content(member), dtype=torch.uint8))
+        return outputs, joined, reports
+
+    def _content(self, member: Member) -> bytearray:
+        try:
+            return bytearray(member.control.recv_bytes())
+        except (EOFError, OSError):
+            raise _ended(member) from None
 
     def _send(self, member: Member, message: Any) -> None:
         try:

@@ -18,6 +18,8 @@ from dse.mapped_model.cut import charged_bytes, cut
 from dse.mapped_model.memory import Memory
 from dse.mapped_model.model import runnable
 from dse.mapped_model.processes import modules_of, started
+from dse.mapped_model.team_cut import TeamCut, team_cut
+from dse.teams import TeamCosts
 from workloads.layer_program import LayerProgram, Read
 from workloads.segments import SegmentGraph
 
@@ -37,7 +39,9 @@ class MappedRun:
 
     All bytes are those of the traced dtypes (of float32 models those of the segments at 4 bytes a value).
     `charged_bytes` [E] are those of every edge of the segment graph that crosses slots, 0 for the others; `sent_bytes`
-    and `received_bytes` [E] were counted at the sockets. Relative errors are of the largest value of each output.
+    and `received_bytes` [E] were counted at the sockets. Of an edge between modes that share slots what is there
+    already counts by how the tensor lies on both; `contract_bytes` are those of a MappingProblem, which takes it for
+    even: 1/(G_p G_q) of it for each slot of both. Relative errors are of the largest value of each output.
     """
 
     name: str
@@ -52,6 +56,9 @@ class MappedRun:
     charged_bytes: NDArray[np.int64]
     float_bytes: int  # of the traced floating values
     messages: int
+    contract_bytes: NDArray[np.float64]  # [E] what a MappingProblem charges each edge
+    collective_sent_bytes: NDArray[np.int64]  # [K] within the team of a split segment, all members together
+    collective_charged_bytes: NDArray[np.int64]  # [K]
     slots: tuple[int, ...]  # one process each
     given_bytes: NDArray[np.int64]  # [processes] weights, constants and inputs that each process holds
     segment_s: NDArray[np.float64]  # [K] time in the calls of each segment
@@ -66,8 +73,9 @@ class MappedRun:
 
     @cached_property
     def bytes_equal(self) -> bool:
-        """Whether every edge sent, and received, what it was charged."""
+        """Whether every edge sent, and received, what it was charged, and every team as well."""
         sent = np.array_equal(self.sent_bytes, self.charged_bytes)
+        sent &= np.array_equal(self.collective_sent_bytes, self.collective_charged_bytes)
         return sent and np.array_equal(self.received_bytes, self.charged_bytes)
 
     @property
@@ -81,9 +89,21 @@ class MappedRun:
         return (
             f"outputs {answer} to the original's (largest relative error {self.max_rel_error:.2g}, tolerance "
             f"{self.tolerance:.2g}); bytes sent and bytes charged {crossing} ({int(self.sent_bytes.sum()):,} and "
-            f"{int(self.charged_bytes.sum()):,}, at the traced {self.float_bytes} bytes a value); {self.processes} "
+            f"{int(self.charged_bytes.sum()):,}{self._collectives}, at the traced {self.float_bytes} bytes a value); "
+            f"{self.processes} "
             f"processes, {self.messages} messages, {self.wall_s:.2f} s"
         )
+
+    @property
+    def _collectives(self) -> str:
+        sent, charged = (int(each.sum()) for each in (self.collective_sent_bytes, self.collective_charged_bytes))
+        if not (sent or charged):
+            return ""
+        problem = round(float(self.contract_bytes.sum()))
+        mean = (
+            "" if problem == self.charged_bytes.sum() else f" ({problem:,} where teams that share slots count evenly)"
+        )
+        return f" between segments{mean}, {sent:,} and {charged:,} within teams"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, for JSON."""
@@ -95,6 +115,9 @@ class MappedRun:
             "bytes_equal": self.bytes_equal,
             "sent_bytes": int(self.sent_bytes.sum()),
             "charged_bytes": int(self.charged_bytes.sum()),
+            "contract_bytes": float(self.contract_bytes.sum()),
+            "collective_sent_bytes": int(self.collective_sent_bytes.sum()),
+            "collective_charged_bytes": int(self.collective_charged_bytes.sum()),
             "float_bytes": self.float_bytes,
             "messages": self.messages,
             "processes": self.processes,
@@ -111,6 +134,7 @@ def run_mapped(
     assignment: ArrayLike,
     *,
     inputs: Sequence[Any] | Tensor | None = None,
+    teams: TeamCosts | None = None,
     seed: int = 0,
     deadline_s: float = DEADLINE_S,
     on_progress: Callable[[int, str], None] = lambda done, doing: None,
@@ -128,6 +152,9 @@ def run_mapped(
         Slot of each segment [K]. Every slot in use is a process, which holds only the weights that its layers read.
     inputs
         Arguments of forward; drawn from `seed` where a named model is given without.
+    teams
+        What the modes behind the slots are, where the assignment names some: each of a team's slots runs its member of
+        a split segment. Of replicas, which take inputs in turn, the first runs this one input.
     seed
         Of the weights of a named model and of the inputs.
     deadline_s
@@ -147,32 +174,34 @@ def run_mapped(
     graph = segments.graph
     on_progress(0, STEPS[0])
     model = runnable(workload, graph, inputs, seed)
-    pieces = cut(model.program, segments, slots)
-    operators = {call.operator for call in model.program.calls}
+    found = _cut(model.program, segments, slots, teams)
+    program, pieces = found.program, found.pieces
+    operators = {call.operator for call in program.calls}
     begin = time.perf_counter()
     on_progress(1, STEPS[1])
     with started(pieces, deadline_s, modules_of(sorted(operators), model.modules)) as processes:
-        processes.load(model.program)
+        processes.load(program)
         setup_s = time.perf_counter() - begin
         on_progress(2, STEPS[2])
         begin = time.perf_counter()
-        made, reports = processes.run()
+        made, joined, reports = processes.run(program.extents)
         wall_s = time.perf_counter() - begin
     on_progress(3, STEPS[3])
     begin = time.perf_counter()
     original = _alone(graph.name, model.original)
     original_s = time.perf_counter() - begin
-    outputs = tuple(_output(model.program, number, made) for number in range(len(model.program.outputs)))
+    outputs = tuple(_output(program, number, made, joined) for number in range(len(program.outputs)))
     sent, received = np.zeros((2, len(segments.edges)), np.int64)
-    segment_s = np.zeros(len(segments))
+    segment_s, collectives = np.zeros(len(segments)), np.zeros(len(segments), np.int64)
     for report in reports:
         for edge, nbytes in report.sent.items():
-            sent[edge] = nbytes
+            sent[edge] += nbytes
         for edge, nbytes in report.received.items():
-            received[edge] = nbytes
+            received[edge] += nbytes
         for segment, seconds in report.segment_s.items():
-            segment_s[segment] = seconds
-    source, target = slots[segments.edges].T if len(segments.edges) else np.zeros((2, 0), np.int64)
+            segment_s[segment] = max(segment_s[segment], seconds)
+        for segment, nbytes in report.collectives.items():
+            collectives[segment] += nbytes
     errors = [_error(mine, whole) for mine, whole in zip(outputs, original, strict=True)]
     return MappedRun(
         name=graph.name,
@@ -184,7 +213,10 @@ def run_mapped(
         outputs_equal=all(error.relative <= error.tolerance for error in errors),
         sent_bytes=sent,
         received_bytes=received,
-        charged_bytes=np.where(source != target, charged_bytes(segments), 0),
+        charged_bytes=found.laid_bytes,
+        contract_bytes=found.contract_bytes,
+        collective_sent_bytes=collectives,
+        collective_charged_bytes=found.collective_bytes,
         float_bytes=max((layer.float_bytes for layer in graph.layers), default=0),
         messages=sum(report.messages for report in reports),
         slots=tuple(piece.slot for piece in pieces),
@@ -193,6 +225,26 @@ def run_mapped(
         wall_s=wall_s,
         setup_s=setup_s,
         original_s=original_s,
+    )
+
+
+def _cut(program: LayerProgram, segments: SegmentGraph, modes: NDArray[np.int64], teams: TeamCosts | None) -> TeamCut:
+    if teams is not None:
+        count = teams.members.shape[1]
+        first = [*range(count), *(team.slots[0] for team in teams.teams)]
+        if (modes >= len(first)).any():
+            raise DseError(f"the assignment names mode {modes.max()}", f"{count} slots and {len(teams.teams)} teams")
+        if any(teams.teams[mode - count].way != "replicate" for mode in modes[modes >= count].tolist()):
+            return team_cut(program, segments, modes, teams)
+        modes = np.array(first)[modes]
+    ends = modes[segments.edges]
+    charged = np.where(ends[:, 0] != ends[:, 1], charged_bytes(segments), 0)
+    return TeamCut(
+        program=program,
+        pieces=cut(program, segments, modes),
+        contract_bytes=charged.astype(np.float64),
+        laid_bytes=charged,
+        collective_bytes=np.zeros(len(segments), np.int64),
     )
 
 
@@ -219,11 +271,13 @@ def _alone(name: str, original: Callable[[], list[Any]]) -> list[Any]:
         torch.set_num_threads(threads)
 
 
-def _output(program: LayerProgram, number: int, made: dict[int, Tensor]) -> Any:
-    """Return an output that a process made, or one that no layer made: an input, a weight, a number."""
+def _output(program: LayerProgram, number: int, made: dict[int, Tensor], joined: Memory) -> Any:
+    """Return an output that processes made, or one that no layer made: an input, a weight, a number."""
     known = program.outputs[number]
     if number in made or not isinstance(known, Read):
         return made.get(number, known)
+    if known.producer is not None:
+        return joined.tensor(known.view).clone()
     storage = known.view.storage
     memory = Memory({storage: (0, program.extents[storage])})
     memory.put(program.base[storage], program.given[storage])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -15,15 +16,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dse.errors import DseError
-from dse.mapped_model.cut import Piece, Step
+from dse.mapped_model.cut import Held, Piece, Share, Step
 from dse.mapped_model.exchange import Exchange, PeerGone
-from dse.mapped_model.memory import Memory, as_bytes, buffer
+from dse.mapped_model.memory import Memory, Part, as_bytes, buffer
+from dse.mapped_model.regions import Region
+from dse.mapped_model.slot_team import SlotTeam
 from workloads.errors import WorkloadError
 from workloads.layer_program import LayerCall, View
 from workloads.operators import registered
+from workloads.sharding import ChannelPermute
 from workloads.values import tensors_in
 
 
@@ -37,6 +42,7 @@ class Report:
     received: dict[int, int] = field(default_factory=dict)
     messages: int = 0
     segment_s: dict[int, float] = field(default_factory=dict)  # time in the calls of each segment
+    collectives: dict[int, int] = field(default_factory=dict)  # bytes sent within the team of each split segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ def work(slot: int, folder: str, control: Connection, modules: Sequence[str]) ->
             control.send(report)
             for _, view in piece.outputs:
                 control.send_bytes(buffer(as_bytes(memory.tensor(view).resolve_conj().resolve_neg())))
+            for region in piece.laid:
+                control.send_bytes(buffer(region.gather(memory)))
     except PeerGone:  # the parent hears of it from that process itself, and ends this one
         threading.Event().wait()
     except (EOFError, ConnectionError):  # the parent has gone away, or has ended the run
@@ -107,8 +115,10 @@ def _run(step: Step, memory: Memory, exchange: Exchange, report: Report) -> None
         for part in transfer.parts:
             payload = exchange.receive(transfer.source, transfer.edge)
             report.received[transfer.edge] = report.received.get(transfer.edge, 0) + len(payload)
-            memory.scatter(part, torch.frombuffer(payload, dtype=torch.uint8))
+            _put(part, memory, payload)
     begin = time.perf_counter()
+    if step.share is not None:
+        report.collectives[step.segment] = _run_share(step.share, memory, exchange)
     for call, done_with in zip(step.calls, step.frees[:-1], strict=True):
         _call(call, memory)
         for storage in done_with:
@@ -117,11 +127,59 @@ def _run(step: Step, memory: Memory, exchange: Exchange, report: Report) -> None
     for transfer in step.sends:
         for part in transfer.parts:
             before = exchange.sent_bytes
-            exchange.send(transfer.target, transfer.edge, buffer(memory.gather(part)))
+            taken = part.gather(memory, as_made=True) if isinstance(part, Region) else memory.gather(part)
+            exchange.send(transfer.target, transfer.edge, buffer(taken))
             report.sent[transfer.edge] = report.sent.get(transfer.edge, 0) + exchange.sent_bytes - before
             report.messages += 1
+    if step.share is not None:
+        _put_in_order(step.share, memory)
     for storage in step.frees[-1]:
         memory.free(storage)
+
+
+def _put(part: Part | Region, memory: Memory, payload: bytearray) -> None:
+    content = torch.frombuffer(payload, dtype=torch.uint8)
+    if isinstance(part, Region):
+        part.scatter(memory, content)
+    else:
+        memory.scatter(part, content)
+
+
+def _run_share(share: Share, memory: Memory, exchange: Exchange) -> int:
+    """Run a member of a split segment; return the bytes that it sent to the others."""
+    before, slot = exchange.sent_bytes, share.slots[share.member]
+    for relay in share.relays:
+        if relay.source == slot:
+            exchange.send(relay.target, share.tag, buffer(relay.region.gather(memory)))
+    for relay in share.relays:
+        if relay.target == slot:
+            _put(relay.region, memory, exchange.receive(relay.source, share.tag))
+    team = SlotTeam(exchange, share.slots, share.member, share.tag)
+    program = pickle.loads(share.program)
+    inputs = [_held(held, memory) for held in share.inputs]
+    made = program(team, *inputs, *(memory.tensor(view) for view in share.weights))
+    for held, piece in zip(share.outputs, made, strict=True):
+        whole = memory.tensor(held.view)
+        if held.dim is None or held.indices is None:
+            whole.copy_(piece)
+        else:
+            whole.index_copy_(held.dim, torch.from_numpy(held.indices), piece)
+    return exchange.sent_bytes - before
+
+
+def _put_in_order(share: Share, memory: Memory) -> None:
+    """Undo the permutation of what a member made, for readers in this process."""
+    for held in share.outputs:
+        if held.perm is not None and held.dim is not None:
+            whole = memory.tensor(held.view)
+            whole.copy_(ChannelPermute(torch.from_numpy(np.argsort(held.perm)), held.dim)(whole))
+
+
+def _held(held: Held, memory: Memory) -> torch.Tensor:
+    whole = memory.tensor(held.view)
+    if held.dim is None or held.indices is None:
+        return whole
+    return whole.index_select(held.dim, torch.from_numpy(held.indices))
 
 
 def _call(call: LayerCall, memory: Memory) -> None:

@@ -204,7 +204,11 @@ def _finish(
 def _layout(node: fx.Node, placement: Placement) -> TensorLayout:
     dtype, shape = node.meta["val"].dtype, shape_of(node)
     whole = TensorLayout(
-        tensor=node.name, shape=shape, nbytes=math.prod(shape) * dtype.itemsize, float_bytes=real_bytes(dtype)
+        tensor=node.name,
+        shape=shape,
+        nbytes=math.prod(shape) * dtype.itemsize,
+        float_bytes=real_bytes(dtype),
+        given=node.op == "placeholder",
     )
     if isinstance(placement, Full):
         return whole

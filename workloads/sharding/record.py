@@ -23,7 +23,7 @@ class TensorLayout:
     """How a tensor of the program (by its node's name) lies on the members: whole, or cut evenly along `dim`.
 
     Member g holds the indices `pieces[g]` of `dim`. Joined along `dim`, the pieces are the tensor in the order `perm`;
-    `perm` is None where that is its own order.
+    `perm` is None where that is its own order. An input of the model is `given` to every member whole.
     """
 
     tensor: str
@@ -33,6 +33,7 @@ class TensorLayout:
     dim: int | None = None
     pieces: tuple[NDArray[np.int64], ...] = ()
     perm: NDArray[np.int64] | None = None
+    given: bool = False
 
     @property
     def full(self) -> bool:

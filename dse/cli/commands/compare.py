@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from dse.cli.app import InputError, Interrupted
-from dse.cli.design import COST_OPTIONS
+from dse.cli.design import COST_OPTIONS, team_options
 from dse.cli.output import emit_json
 from dse.cli.progress import show_steps
 
@@ -138,6 +138,7 @@ def command(as_json: bool, assignments: bool, out: Path | None, **words: Any) ->
 
 for _option in (*OPTIONS, *INSTANCE_OPTIONS, *COST_OPTIONS):
     command = _option(command)
+command = team_options(command)
 
 
 def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
@@ -152,7 +153,9 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
     if not paths:
         _refuse(("format_", "best_known", "devices", "bandwidth", "memory", "replicas"), "--instances")
         return [_workload_case(words)], []
-    _refuse(("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj"), "--workload")
+    _refuse(
+        ("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj", "teams", "replicate"), "--workload"
+    )
     if words["objective"] == "energy":
         raise click.UsageError("--objective energy is of a workload: instances have latency or throughput")
     from solvers.formats import Reading, read_instances
@@ -186,6 +189,7 @@ def _refuse(names: tuple[str, ...], belongs_to: str) -> None:
 def _workload_case(words: dict[str, Any]) -> Case:
     from dse.cli.design import cost_design
     from dse.compared import case_of_table
+    from dse.teams import split_teams
 
     package, chips = words["package"], words["chips"]
     if words["system"] is not None:
@@ -202,8 +206,11 @@ def _workload_case(words: dict[str, Any]) -> Case:
     table = cost_design(
         workload=words["workload"], package=package, chips=chips, **{name: words[name] for name in COSTING}
     )
+    sizes = words["teams"]
+    modes = split_teams(words["workload"], table, sizes=sizes, replicate=words["replicate"]) if sizes else None
     return case_of_table(
         table,
+        teams=modes,
         name=f"{words['workload']} on {package}:{chips}",
         objective=words["objective"] or "latency",
         contiguous=bool(words["contiguous"]),
