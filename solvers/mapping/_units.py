@@ -55,9 +55,15 @@ class Units(NamedTuple):
     wired: bool  # a cut edge holds a link or takes energy
 
 
-def units_of(problem: MappingProblem, unit: NDArray[np.int64], choices: int) -> Units:
+def units_of(
+    problem: MappingProblem,
+    unit: NDArray[np.int64],
+    choices: int,
+    prices: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> Units:
     """Return the problem with the segments of each number in `unit` [K] (0 to U - 1) merged; the pipelined regime's
-    loads, or only energy. `choices` is the number of candidate modes a unit.
+    loads, or only energy. `choices` is the number of candidate modes a unit: the cheapest at prices [S] of a ms and of
+    a byte.
     """
     count, modes = int(unit.max()) + 1, problem.modes
     ok = np.ones((count, modes), dtype=np.bool_)
@@ -74,8 +80,9 @@ def units_of(problem: MappingProblem, unit: NDArray[np.int64], choices: int) -> 
     uses = problem.route_links.reshape(modes**2, -1)
     timed = problem.time_weight > 0 or np.isfinite(problem.max_latency_ms)
     route, hop = np.nonzero(uses) if timed else (np.zeros(0, dtype=np.int64),) * 2
-    price = np.where(ok, problem.time_weight * compute + problem.energy_weight * energy, np.inf)
     members = problem.members
+    per_ms, per_byte = (members @ price for price in prices)
+    price = np.where(ok, compute * per_ms + problem.energy_weight * energy + held * per_byte, np.inf)
     most = np.where(ok, held, 0.0).max(axis=1).sum() + problem.slots * stash.sum() + workspace.max()
     return Units(
         ok=ok,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.errors import SolverError
+from solvers.mapping._merging import least_cut, merged_ends
 from solvers.mapping.bounds import bounds_and_starts
 from solvers.mapping.evaluate import PROVEN, as_batch, best_of, evaluate, finish
 from solvers.mapping.local_search import LocalSearch, simple_starts
@@ -24,6 +25,7 @@ MOVE_S = 5e-7  # on a common core
 CHUNK = 200_000  # moves between looks at the clock: a fraction of a second
 GROWTH = 2.0  # of the moves of a round, after one that found nothing better
 WHOLE_WORK = 3_000_000  # moves x segments of a round of whole evaluations: about a second
+RELAXING = 0.3  # of the deadline for the relaxation, at most
 MERGING = (np.inf, 0.3, 0.1)  # rounds in turn keep edges together whose cut takes that share of the objective
 
 
@@ -36,7 +38,7 @@ class Annealing(MappingSolver):
     """
 
     name = "annealing"
-    required_modules = ("numba",)
+    required_modules = ("numba", "ortools")
 
     def __init__(self, *, patience: int = 9, moves_per_choice: int = 30) -> None:
         """Stop after `patience` rounds without a better mapping; a round's moves per unit and mode grow from there."""
@@ -58,6 +60,7 @@ class Annealing(MappingSolver):
         run = _Run(problem, request, float(bounds[0]))
         if len(starts):
             run.begin(starts)
+            run.relax()
             self._rounds(run)
         return finish(
             problem,
@@ -115,19 +118,6 @@ def stage_ranks(problem: MappingProblem, assignment: NDArray[np.int64]) -> NDArr
     return rank
 
 
-def least_cut(problem: MappingProblem) -> NDArray[np.float64]:
-    """Return [E]: a bound on the objective of every mapping that cuts an edge: load of its link or port, energy."""
-    apart = ~np.eye(problem.modes, dtype=np.bool_)
-    if not apart.any():
-        return np.full(len(problem.edges), np.inf)
-    on_link = (problem.route_links.max(axis=2, initial=0.0) * problem.route_ms_per_byte)[apart].min()
-    enters, leaves = problem.ports
-    at_port = np.maximum(leaves[:, None], enters)[apart].min()
-    time_ms = np.maximum(problem.edge_bytes * on_link, problem.output_bytes[problem.edges[:, 0]] * at_port)
-    energy_mj = problem.edge_bytes * problem.route_mj_per_byte[apart].min()
-    return np.asarray(problem.time_weight * time_ms + problem.energy_weight * energy_mj)
-
-
 class _Run:
     """What a search knows while it goes on."""
 
@@ -137,6 +127,7 @@ class _Run:
         self.value = np.inf
         self.history: list[Incumbent] = []
         self.cut = least_cut(problem)
+        self.prices = np.full(problem.slots, problem.time_weight), np.zeros(problem.slots)  # of a ms, and of a byte
 
     def begin(self, starts: NDArray[np.int64]) -> None:
         """Take the best legal start, within the limits on time and energy if any is."""
@@ -146,6 +137,21 @@ class _Run:
             self.best = best_of(unlimited, starts)
             return
         self.take(starts[int(np.argmin(objective))], float(objective.min()))
+
+    def relax(self) -> None:
+        """Bound loads and memory by linear programming; take the mapping that its shares make, and its prices."""
+        from solvers.mapping._load_relaxation import LoadRelaxation
+
+        if self.over or not LoadRelaxation.applies(self.problem):
+            return
+        relaxed = LoadRelaxation(self.problem, self.request, share=RELAXING)
+        self.bound = max(self.bound, relaxed.prove(self.value))
+        if (rounded := relaxed.rounded()) is None:
+            return
+        self.prices = relaxed.prices
+        value = float(evaluate(self.problem, rounded).objective[0])
+        if value < self.value:
+            self.take(rounded, value)
 
     def take(self, assignment: NDArray[np.int64], value: float) -> None:
         """Make it the best."""
@@ -164,21 +170,12 @@ class _Run:
         return self.bound >= self.value * PROVEN or self.request.left_s <= 0
 
     def merged(self, share: float) -> NDArray[np.int64]:
-        """Return [K] units: groups, and the ends of edges within a mode whose cut takes that share of the objective.
-
-        Where stages are contiguous, also whatever lies on a way from a unit back to itself.
-        """
+        """Return [K] units: groups, and the ends of edges within a mode whose cut takes that share of the objective."""
         problem, best = self.problem, self.best
-        count = int(problem.unit.max()) + 1
-        ends = problem.unit[problem.edges]
-        if best is None or not len(ends):
+        if best is None:
             return problem.unit
         same = best[problem.edges[:, 0]] == best[problem.edges[:, 1]]
-        joined = ends[same & (self.cut >= min(share, 1.0) * self.value)]
-        unit = _components(joined, count, directed=False)
-        if problem.contiguous:
-            unit = _components(unit[ends[problem.ordering]], count, directed=True)[unit]
-        return np.asarray(unit[problem.unit], dtype=np.int64)
+        return merged_ends(problem, same & (self.cut >= min(share, 1.0) * self.value))
 
     def _size(self) -> float:
         """The objective of the best, limits or not: what temperatures are measured in."""
@@ -199,7 +196,7 @@ class _Run:
         if best is None:
             return False
         unit = self.merged(MERGING[number % len(MERGING)])
-        units = units_of(problem, unit, CANDIDATES)
+        units = units_of(problem, unit, CANDIDATES, self.prices)
         at = np.zeros(int(unit.max()) + 1, dtype=np.int64)
         at[unit] = best
         rank = stage_ranks(problem, best) if problem.contiguous else np.arange(problem.modes)
@@ -223,12 +220,3 @@ class _Run:
             return False
         self.take(found[unit], exact)
         return True
-
-
-def _components(pairs: NDArray[np.int64], count: int, *, directed: bool) -> NDArray[np.int64]:
-    """Return [count] the number of the (strongly) connected component of each node of the graph with edges `pairs`."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=directed, connection="strong")[1], dtype=np.int64)

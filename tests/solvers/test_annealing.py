@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.errors import SolverError
-from solvers.mapping.annealing import Annealing, incremental, least_cut, stage_ranks
+from solvers.mapping._merging import least_cut
+from solvers.mapping.annealing import Annealing, incremental, stage_ranks
 from solvers.mapping.check import check
 from solvers.mapping.evaluate import evaluate, memory_bytes
 from solvers.mapping.solve import solve_mapping
@@ -21,7 +22,8 @@ def walk(problem, start, moves, seed, temperature=10.0):
     from solvers.mapping._random import seeded
     from solvers.mapping._units import units_of
 
-    units = units_of(problem, problem.unit, 8)
+    prices = np.full(problem.slots, problem.time_weight), np.zeros(problem.slots)
+    units = units_of(problem, problem.unit, 8, prices)
     at = np.zeros(int(problem.unit.max()) + 1, dtype=np.int64)
     at[problem.unit] = start
     rank = stage_ranks(problem, start) if problem.contiguous else np.arange(problem.modes)

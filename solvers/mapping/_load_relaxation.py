@@ -1,0 +1,180 @@
+"""Pipelined mappings relaxed to loads and memory: a linear programme that bounds T and shows where to start.
+
+Each unit goes to modes in shares; a slot's load is at most T and its bytes at most its room. Any prices w >= 0 of the
+loads that sum to the weight of T, and mu >= 0 of the bytes, give a bound,
+
+    sum over units of min over modes of [w load + energy_weight * energy + mu bytes]  -  sum over slots of mu room,
+
+which is worked out anew from the programme's duals over all modes: rounding costs tightness, never soundness. Modes are
+brought in as the prices ask for them (column generation), so that a thousand slots are in reach.
+
+Of a mapping better than a known one, more is known (`terms_below`); so a value is tried, and bisected (Lenstra, Shmoys
+and Tardos 1990): where the bound on mappings better than it reaches it, there are none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.mapping._linear_model import LinearModel
+from solvers.mapping._load_terms import Terms, terms_below
+from solvers.mapping.bounds import SAFETY
+from solvers.mapping.problem import MappingProblem
+from solvers.mapping.solver import Request
+
+FIRST = 12  # modes of a unit in the first programme
+MORE = 4  # that each further one gets
+ROUNDS = 12
+HALVINGS = 6
+ENOUGH = 1e-4  # relative gain of a round, for another
+CELL_S = 2e-4  # to solve a programme, a column of it, about
+
+
+class LoadRelaxation:
+    """The relaxation of one problem: `prove` makes its bound, `rounded` a mapping from its shares."""
+
+    def __init__(self, problem: MappingProblem, request: Request, *, share: float) -> None:
+        """Take `share` of the time that the request has left, at most."""
+        self.problem, self.request = problem, request
+        self.until_s = request.left_s * (1.0 - share)  # time left when it is over
+        self.bound = 0.0  # proven so far
+        self.prices = np.zeros(problem.slots), np.zeros(problem.slots)  # [S] of a ms and of a byte, those of the bound
+        self._known = np.zeros((problem.segments, problem.modes), dtype=np.bool_)  # in the last programme
+        self._shares: NDArray[np.float64] | None = None  # [K, M] of the last programme solved
+        self._terms: Terms | None = None
+
+    @staticmethod
+    def applies(problem: MappingProblem) -> bool:
+        """Whether the problem is one that it bounds: its time is a largest load."""
+        return problem.regime == "pipelined" and problem.time_weight > 0
+
+    @property
+    def _left_s(self) -> float:
+        return self.request.left_s - self.until_s
+
+    def prove(self, incumbent: float = np.inf) -> float:
+        """Return a bound on the objective of every mapping, at most `incumbent`, that of a known one; 0.0: none."""
+        self.bound = max(self.bound, min(incumbent, self._below(incumbent)))
+        high = incumbent
+        for _ in range(HALVINGS if np.isfinite(incumbent) else 0):
+            middle = (self.bound + high) / 2
+            if high <= self.bound * (1 + ENOUGH) or self._left_s <= 0:
+                break
+            if self._below(middle) >= middle:
+                self.bound = middle
+            else:
+                high = middle
+        return self.bound
+
+    def _below(self, target: float) -> float:
+        """Bound on the objective of mappings that are better than `target`; inf where a unit has no mode left."""
+        terms = terms_below(self.problem, target)
+        if not terms.usable.any(axis=1).all():
+            return np.inf
+        if self._terms is not None and terms.same(self._terms):
+            return self.bound  # what is known of the target adds nothing
+        self._terms = terms
+        chosen = np.zeros_like(terms.usable)
+        np.logical_or.at(chosen, terms.unit, self._known)
+        prices = (terms.even_prices(), np.zeros(self.problem.slots))
+        _add(chosen, terms.priced(*prices), FIRST)
+        best = terms.bound(prices)
+        for _ in range(ROUNDS):
+            duals = self._duals(terms, chosen & terms.usable) if self._left_s > 0 else None
+            if duals is None:
+                break
+            before = best
+            between = (prices[0] + duals[0]) / 2, (prices[1] + duals[1]) / 2  # the duals jump about (Wentges 1997)
+            missing = np.zeros_like(chosen)
+            for trial in (duals, between):
+                found = terms.bound(trial)
+                if found > best:
+                    best, prices = found, trial
+                price = terms.priced(*trial)
+                in_it = np.where(chosen, price, np.inf).min(axis=1)[:, None]
+                short = (price < in_it - 1e-12 * np.abs(in_it)) & ~chosen
+                missing |= short
+                _add(chosen, np.where(short, price, np.inf), MORE)
+            if best >= target or not missing.any() or (found > 0 and best <= before * (1 + ENOUGH)):
+                break
+        self._known = chosen[terms.unit]
+        self.prices = prices
+        return best * SAFETY
+
+    def _duals(self, terms: Terms, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Prices [S] of loads and of bytes that the programme over the `chosen` modes ends with; None: no end in time.
+
+        A unit may also stay away, at a cost that no good price reaches, so that the first programmes have a solution.
+        """
+        problem, model = self.problem, LinearModel()
+        unit, mode = np.nonzero(chosen)
+        slots, units = problem.slots, len(chosen)
+        columns = model.add_columns(len(unit), upper=np.inf, cost=terms.cost[unit, mode])
+        period = model.add_columns(1, upper=np.inf, cost=problem.time_weight)
+        away = model.add_columns(units, upper=np.inf, cost=terms.away)
+        members = np.append(unit, np.arange(units)), np.append(columns, away)
+        model.add_rows(units, *members, 1.0, lower=1.0, upper=1.0)
+        cell, slot = np.nonzero(problem.members[mode])
+        timed = ~problem.never_busy[slot]
+        every = np.flatnonzero(~problem.never_busy)
+        loads = model.add_rows(
+            slots,
+            np.concatenate([slot[timed], every]),
+            np.concatenate([columns[cell[timed]], np.full(len(every), period[0])]),
+            np.concatenate([terms.load_ms[unit, mode][cell[timed]], np.full(len(every), -1.0)]),
+            upper=0.0,
+        )
+        scale = max(float(terms.room.max()), 1.0)  # of bytes, so that the numbers are near one
+        held = terms.held[unit, mode][cell] / scale
+        memory = model.add_rows(slots, slot, columns[cell], held, upper=terms.room / scale)
+        time_s = np.inf if self.request.deterministic else self._left_s
+        solved = model.solve("glop", deadline_s=min(time_s, 1e6))
+        self.request.spend(CELL_S * model.columns)
+        if solved.duals is None or solved.values is None or solved.status != "optimal":
+            return None
+        shares = np.zeros(chosen.shape)
+        shares[unit, mode] = solved.values[columns]
+        self._shares = shares[terms.unit]
+        load = np.maximum(-solved.duals[loads], 0.0)
+        load[problem.never_busy] = 0.0
+        if load.sum() > problem.time_weight:
+            load *= problem.time_weight / load.sum()
+        return load, np.maximum(-solved.duals[memory] / scale, 0.0)
+
+    def rounded(self) -> NDArray[np.int64] | None:
+        """Return a mapping [K] made of the shares, legal as far as memory goes, or None.
+
+        Units that are whole stay; the others, few as the programme has few rows, follow largest first: each to the mode
+        that is then least loaded, among those with memory left.
+        """
+        if self._shares is None or self._terms is None:
+            return None
+        terms, problem = self._terms, self.problem
+        first = np.unique(terms.unit, return_index=True)[1]
+        shares = self._shares[first]
+        at = shares.argmax(axis=1)
+        whole = shares.max(axis=1) > 1 - 1e-6
+        load, used = np.zeros(problem.slots), np.zeros(problem.slots)
+        rows = np.flatnonzero(whole)
+        load += (terms.load_ms[rows, at[rows]][:, None] * problem.members[at[rows]]).sum(axis=0)
+        used += (terms.held[rows, at[rows]][:, None] * problem.members[at[rows]]).sum(axis=0)
+        members = problem.members
+        for u in sorted(np.flatnonzero(~whole).tolist(), key=lambda u: -float(terms.held[u].max())):
+            fullest = np.where(members, used - terms.room, -np.inf).max(axis=1) + terms.held[u]
+            busiest = np.where(members, load, 0.0).max(axis=1) + terms.load_ms[u]
+            price = np.where(terms.usable[u], problem.time_weight * busiest + terms.cost[u], np.inf)
+            fits = price + np.where(fullest > 0, np.inf, 0.0)
+            m = int(np.argmin(fits if np.isfinite(fits).any() else price))
+            at[u] = m
+            load[members[m]] += terms.load_ms[u, m]
+            used[members[m]] += terms.held[u, m]
+        return np.asarray(at[terms.unit], dtype=np.int64)
+
+
+def _add(chosen: NDArray[np.bool_], price: NDArray[np.float64], count: int) -> None:
+    """Mark the `count` modes of each unit with the least finite prices."""
+    count = min(count, price.shape[1])
+    rows = np.arange(len(price))[:, None]
+    columns = np.argpartition(price, count - 1, axis=1)[:, :count]
+    chosen[rows, columns] |= np.isfinite(price[rows, columns])
