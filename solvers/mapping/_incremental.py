@@ -27,6 +27,7 @@ class State(NamedTuple):
     held: NDArray[np.float64]  # [S] bytes
     stash: NDArray[np.float64]  # [S] bytes for each input in flight
     largest: NDArray[np.float64]  # [S] workspace
+    excess: NDArray[np.float64]  # [S] share of its capacity by which what it holds exceeds it
     users: NDArray[np.int64]  # [S] units
     readers: NDArray[np.int32]  # [N, M] units of a mode that read a net
     rank: NDArray[np.int64]  # [M] place of a mode in the order of stages (contiguous)
@@ -39,11 +40,11 @@ class State(NamedTuple):
     goal: NDArray[np.int64]  # [U] modes that they go to
     planned: NDArray[np.int64]  # [U] the last move that a unit was part of
     number: NDArray[np.int64]  # MOVE, TOUCHED, MOVED, TOP, USED, SQUARINGS
-    total: NDArray[np.float64]  # ENERGY, POWERS, SCALE, OLD_ENERGY, OLD_POWERS
+    total: NDArray[np.float64]  # ENERGY, POWERS, SCALE, OLD_ENERGY, OLD_POWERS, EXCESS, OLD_EXCESS
 
 
 MOVE, TOUCHED, MOVED, TOP, USED, SQUARINGS = range(6)
-ENERGY, POWERS, SCALE, OLD_ENERGY, OLD_POWERS = range(5)
+ENERGY, POWERS, SCALE, OLD_ENERGY, OLD_POWERS, EXCESS, OLD_EXCESS = range(7)
 
 
 @njit(cache=True)
@@ -62,6 +63,7 @@ def state_of(t, at, rank, squarings):  # type: ignore[no-untyped-def]
         np.zeros(slots),
         np.zeros(slots),
         np.zeros(slots),
+        np.zeros(slots),
         np.zeros(slots, np.int64),
         np.zeros((t.net_source.shape[0], modes), np.int32),
         rank.copy(),
@@ -74,7 +76,7 @@ def state_of(t, at, rank, squarings):  # type: ignore[no-untyped-def]
         np.zeros(units, np.int64),
         np.zeros(units, np.int64),
         np.zeros(6, np.int64),
-        np.zeros(5),
+        np.zeros(7),
     )
     reset(t, s, squarings)
     return s
@@ -126,6 +128,10 @@ def reset(t, s, squarings):  # type: ignore[no-untyped-def]
                     ms = t.net_bytes[n] * t.port_in[m]
                 for i in range(t.member_first[m], t.member_first[m + 1]):
                     s.load[t.member[i]] += ms
+    s.total[EXCESS] = 0.0
+    for slot in range(slots):
+        s.excess[slot] = _excess(t, s, slot)
+        s.total[EXCESS] += s.excess[slot]
     top = int(np.argmax(s.load))
     s.number[TOP] = top
     s.number[USED] = _in_use(s)
@@ -136,6 +142,14 @@ def reset(t, s, squarings):  # type: ignore[no-untyped-def]
     for r in range(s.load.shape[0]):
         s.power[r] = _powered(s, s.load[r])
         s.total[POWERS] += s.power[r]
+
+
+@njit(cache=True, forceinline=True, _nrt=False)
+def _excess(t, s, slot):  # type: ignore[no-untyped-def]
+    over = s.held[slot] + s.largest[slot] - t.capacity[slot]
+    if over <= 0.0:
+        return 0.0
+    return over / t.capacity[slot] if t.capacity[slot] > 0.0 else 1.0
 
 
 @njit(cache=True, _nrt=False)
@@ -162,6 +176,7 @@ def begin(s):  # type: ignore[no-untyped-def]
     s.number[MOVED] = 0
     s.total[OLD_ENERGY] = s.total[ENERGY]
     s.total[OLD_POWERS] = s.total[POWERS]
+    s.total[OLD_EXCESS] = s.total[EXCESS]
 
 
 @njit(cache=True, forceinline=True, _nrt=False)
@@ -257,6 +272,7 @@ def _carry(t, s, u, q):  # type: ignore[no-untyped-def]
             s.held[slot] = s.stash[slot] = 0.0
         if t.workspace[u] > 0.0 and t.workspace[u] >= s.largest[slot]:
             s.largest[slot] = _largest(t, s, slot)
+        _weigh(t, s, slot)
     for i in range(t.member_first[q], t.member_first[q + 1]):
         slot = t.member[i]
         if s.users[slot] == 0:
@@ -265,6 +281,15 @@ def _carry(t, s, u, q):  # type: ignore[no-untyped-def]
         s.stash[slot] += t.stash[u]
         s.users[slot] += 1
         s.largest[slot] = max(s.largest[slot], t.workspace[u])
+        _weigh(t, s, slot)
+
+
+@njit(cache=True, forceinline=True, _nrt=False)
+def _weigh(t, s, slot):  # type: ignore[no-untyped-def]
+    if not t.roomy:
+        now = _excess(t, s, slot)
+        s.total[EXCESS] += now - s.excess[slot]
+        s.excess[slot] = now
 
 
 @njit(cache=True, forceinline=True, _nrt=False)
@@ -314,8 +339,11 @@ def apply(t, s):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, forceinline=True, _nrt=False)
-def fits(t, s):  # type: ignore[no-untyped-def]
-    """Whether the slots have room for what the move brings, and stages keep their order; not how deep stages stash."""
+def fits(t, s, hard):  # type: ignore[no-untyped-def]
+    """Whether the slots have room for what the move brings, and stages keep their order; not how deep stages stash.
+
+    Room for one input in flight is asked for only where `hard`.
+    """
     deeper = False
     depth = 0
     if t.stashes and not t.contiguous:
@@ -330,10 +358,9 @@ def fits(t, s):  # type: ignore[no-untyped-def]
         q = s.at[u]
         if not t.ok[u, q]:
             return False
-        if not t.roomy and not deeper:
+        if hard and not t.roomy and not deeper:
             for j in range(t.member_first[q], t.member_first[q + 1]):
-                slot = t.member[j]
-                if s.held[slot] + s.largest[slot] > t.capacity[slot]:
+                if s.excess[t.member[j]] > 0.0:
                     return False
         if t.contiguous:
             for j in range(t.member_first[q], t.member_first[q + 1]):
@@ -384,6 +411,7 @@ def revert(t, s):  # type: ignore[no-untyped-def]
         s.power[r] = s.old_power[i]
     s.total[ENERGY] = s.total[OLD_ENERGY]
     s.total[POWERS] = s.total[OLD_POWERS]
+    s.total[EXCESS] = s.total[OLD_EXCESS]
 
 
 @njit(cache=True, forceinline=True, _nrt=False)

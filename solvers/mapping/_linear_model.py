@@ -95,8 +95,9 @@ class LinearModel:
         seed: int = 0,
         hint: NDArray[np.float64] | None = None,
         gap: float = 0.0,
+        nodes: int | None = None,
     ) -> Solved:
-        """Solve with one thread, to a relative gap. `hint` [N] may hold nan where nothing is known.
+        """Solve with one thread, to a relative gap, in so many nodes. `hint` [N] may hold nan where nothing is known.
 
         A `glop` model is solved as an LP, whatever is integer; it returns duals.
         """
@@ -112,7 +113,7 @@ class LinearModel:
             result = mathopt.solve(
                 model,
                 getattr(mathopt.SolverType, backend.upper()),
-                params=_parameters(backend, max(deadline_s, 0.01), seed, gap),
+                params=_parameters(backend, max(deadline_s, 0.01), seed, gap, nodes),
                 model_params=mathopt.ModelSolveParameters(solution_hints=hints),
             )
         found = result.has_primal_feasible_solution()
@@ -181,11 +182,15 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def _parameters(backend: Backend, deadline_s: float, seed: int, gap: float) -> mathopt.SolveParameters:
+def _parameters(
+    backend: Backend, deadline_s: float, seed: int, gap: float, nodes: int | None
+) -> mathopt.SolveParameters:
     """One thread, no gap left on purpose, and rows, bounds and integers met to FEASIBILITY."""
     from ortools.math_opt.python import mathopt
 
-    parameters = mathopt.SolveParameters(time_limit=dt.timedelta(seconds=deadline_s), random_seed=seed % SEED_RANGE)
+    parameters = mathopt.SolveParameters(
+        time_limit=dt.timedelta(seconds=deadline_s), random_seed=seed % SEED_RANGE, node_limit=nodes
+    )
     if backend == "highs":  # whose threads MathOpt does not set
         parameters.highs.int_options["threads"] = 1
         parameters.highs.string_options["parallel"] = "off"

@@ -14,12 +14,16 @@ and Tardos 1990): where the bound on mappings better than it reaches it, there a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.mapping._linear_model import LinearModel
 from solvers.mapping._load_terms import Terms, terms_below
 from solvers.mapping.bounds import SAFETY
+from solvers.mapping.evaluate import evaluate
 from solvers.mapping.problem import MappingProblem
 from solvers.mapping.solver import Request
 
@@ -28,6 +32,10 @@ MORE = 4  # that each further one gets
 ROUNDS = 12
 HALVINGS = 6
 ENOUGH = 1e-4  # relative gain of a round, for another
+NEAR = 5  # modes of a unit in the programme of whole units
+WHOLE_GAP = 2e-3  # where that stops
+NEARLY = 1.01  # what edges may add, where they matter little
+NODE_S = 2e-3  # of the search in whole units, about
 CELL_S = 2e-4  # to solve a programme, a column of it, about
 
 
@@ -43,6 +51,12 @@ class LoadRelaxation:
         self._known = np.zeros((problem.segments, problem.modes), dtype=np.bool_)  # in the last programme
         self._shares: NDArray[np.float64] | None = None  # [K, M] of the last programme solved
         self._terms: Terms | None = None
+
+    @property
+    def full(self) -> float:
+        """What a slot that is full would save with twice its memory, at the prices: the most of all slots."""
+        room = np.zeros(1) if self._terms is None else self._terms.room * self.prices[1]
+        return float(room.max())
 
     @staticmethod
     def applies(problem: MappingProblem) -> bool:
@@ -103,56 +117,43 @@ class LoadRelaxation:
         return best * SAFETY
 
     def _duals(self, terms: Terms, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Prices [S] of loads and of bytes that the programme over the `chosen` modes ends with; None: no end in time.
-
-        A unit may also stay away, at a cost that no good price reaches, so that the first programmes have a solution.
-        """
-        problem, model = self.problem, LinearModel()
-        unit, mode = np.nonzero(chosen)
-        slots, units = problem.slots, len(chosen)
-        columns = model.add_columns(len(unit), upper=np.inf, cost=terms.cost[unit, mode])
-        period = model.add_columns(1, upper=np.inf, cost=problem.time_weight)
-        away = model.add_columns(units, upper=np.inf, cost=terms.away)
-        members = np.append(unit, np.arange(units)), np.append(columns, away)
-        model.add_rows(units, *members, 1.0, lower=1.0, upper=1.0)
-        cell, slot = np.nonzero(problem.members[mode])
-        timed = ~problem.never_busy[slot]
-        every = np.flatnonzero(~problem.never_busy)
-        loads = model.add_rows(
-            slots,
-            np.concatenate([slot[timed], every]),
-            np.concatenate([columns[cell[timed]], np.full(len(every), period[0])]),
-            np.concatenate([terms.load_ms[unit, mode][cell[timed]], np.full(len(every), -1.0)]),
-            upper=0.0,
-        )
-        scale = max(float(terms.room.max()), 1.0)  # of bytes, so that the numbers are near one
-        held = terms.held[unit, mode][cell] / scale
-        memory = model.add_rows(slots, slot, columns[cell], held, upper=terms.room / scale)
-        time_s = np.inf if self.request.deterministic else self._left_s
-        solved = model.solve("glop", deadline_s=min(time_s, 1e6))
-        self.request.spend(CELL_S * model.columns)
+        """Prices [S] of loads and of bytes that the programme over the `chosen` modes ends with; None: out of time."""
+        problem = self.problem
+        programme = _Programme(terms, chosen)
+        solved = programme.model.solve("glop", deadline_s=self._limit_s(self._left_s))
+        self.request.spend(CELL_S * programme.model.columns)
         if solved.duals is None or solved.values is None or solved.status != "optimal":
             return None
-        shares = np.zeros(chosen.shape)
-        shares[unit, mode] = solved.values[columns]
-        self._shares = shares[terms.unit]
-        load = np.maximum(-solved.duals[loads], 0.0)
+        self._shares = programme.shares(solved.values)[terms.unit]
+        load = np.maximum(-solved.duals[programme.loads], 0.0)
         load[problem.never_busy] = 0.0
         if load.sum() > problem.time_weight:
             load *= problem.time_weight / load.sum()
-        return load, np.maximum(-solved.duals[memory] / scale, 0.0)
+        return load, np.maximum(-solved.duals[programme.memory] / programme.scale, 0.0)
 
-    def rounded(self) -> NDArray[np.int64] | None:
-        """Return a mapping [K] made of the shares, legal as far as memory goes, or None.
+    def _limit_s(self, seconds: float) -> float:
+        """What a solver may take by the clock, which has no say where the answer is to be the same each time."""
+        return 1e6 if self.request.deterministic else seconds
+
+    def mappings(self) -> Iterator[NDArray[np.int64]]:
+        """Yield mappings [K] that follow the shares, legal or not: rounded; in whole units if edges matter little."""
+        if self._shares is None or self._terms is None:
+            return
+        rounded = self._rounded(self._terms, self._shares)
+        yield rounded
+        edgeless = replace(self.problem, edges=np.zeros((0, 2), dtype=np.int64), edge_bytes=np.zeros(0))
+        value, without = (float(evaluate(p, rounded).objective[0]) for p in (self.problem, edgeless))
+        if value <= without * NEARLY and (whole := self._whole(self._terms, self._shares)) is not None:
+            yield whole
+
+    def _rounded(self, terms: Terms, shares: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return a mapping made of the shares, legal as far as memory goes.
 
         Units that are whole stay; the others, few as the programme has few rows, follow largest first: each to the mode
         that is then least loaded, among those with memory left.
         """
-        if self._shares is None or self._terms is None:
-            return None
-        terms, problem = self._terms, self.problem
-        first = np.unique(terms.unit, return_index=True)[1]
-        shares = self._shares[first]
+        problem = self.problem
+        shares = shares[np.unique(terms.unit, return_index=True)[1]]
         at = shares.argmax(axis=1)
         whole = shares.max(axis=1) > 1 - 1e-6
         load, used = np.zeros(problem.slots), np.zeros(problem.slots)
@@ -170,6 +171,56 @@ class LoadRelaxation:
             load[members[m]] += terms.load_ms[u, m]
             used[members[m]] += terms.held[u, m]
         return np.asarray(at[terms.unit], dtype=np.int64)
+
+    def _whole(self, terms: Terms, shares: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """Return a mapping by the programme in whole units, among the modes that are nearly cheapest, or None."""
+        reduced = terms.priced(*self.prices)
+        first = np.unique(terms.unit, return_index=True)[1]
+        chosen = shares[first] > 0
+        _add(chosen, reduced, NEAR)
+        programme = _Programme(terms, chosen & terms.usable, whole=True)
+        nodes = max(1, int(self._left_s / NODE_S)) if self.request.deterministic else None
+        solved = programme.model.solve("gscip", deadline_s=self._limit_s(self._left_s), gap=WHOLE_GAP, nodes=nodes)
+        self.request.spend(NODE_S * (nodes or 0))
+        if solved.values is None:
+            return None
+        return np.asarray(programme.shares(solved.values).argmax(axis=1)[terms.unit], dtype=np.int64)
+
+
+class _Programme:
+    """The linear programme over some modes of each unit, or that in whole units."""
+
+    def __init__(self, terms: Terms, chosen: NDArray[np.bool_], *, whole: bool = False) -> None:
+        """State it. In shares, a unit may also be nowhere, at a cost that no good price reaches: it has a solution."""
+        problem, model = terms.problem, LinearModel()
+        self.model, self.shape = model, chosen.shape
+        self.unit, self.mode = unit, mode = np.nonzero(chosen)
+        slots, units = problem.slots, len(chosen)
+        cost = terms.cost[unit, mode]
+        self.columns = columns = model.add_columns(len(unit), upper=1.0 if whole else np.inf, integer=whole, cost=cost)
+        period = model.add_columns(1, upper=np.inf, cost=problem.time_weight)
+        nowhere = model.add_columns(units, upper=0.0 if whole else np.inf, cost=terms.away)
+        members = np.append(unit, np.arange(units)), np.append(columns, nowhere)
+        model.add_rows(units, *members, 1.0, lower=1.0, upper=1.0)
+        cell, slot = np.nonzero(problem.members[mode])
+        timed = ~problem.never_busy[slot]
+        every = np.flatnonzero(~problem.never_busy)
+        self.loads = model.add_rows(
+            slots,
+            np.concatenate([slot[timed], every]),
+            np.concatenate([columns[cell[timed]], np.full(len(every), period[0])]),
+            np.concatenate([terms.load_ms[unit, mode][cell[timed]], np.full(len(every), -1.0)]),
+            upper=0.0,
+        )
+        self.scale = max(float(terms.room.max()), 1.0)  # of bytes, so that the numbers are near one
+        held = terms.held[unit, mode][cell] / self.scale
+        self.memory = model.add_rows(slots, slot, columns[cell], held, upper=terms.room / self.scale)
+
+    def shares(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return [U, M] of a solution."""
+        shares = np.zeros(self.shape)
+        shares[self.unit, self.mode] = values[self.columns]
+        return shares
 
 
 def _add(chosen: NDArray[np.bool_], price: NDArray[np.float64], count: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from solvers.mapping._incremental import (
+    EXCESS,
     MOVED,
     TOP,
     apply,
@@ -23,6 +24,7 @@ from solvers.mapping._random import random
 FOCUS = 0.4  # share of moves that begin at the resource loaded most
 BLOCK = 24  # units of a block at most
 REFRESH = 20_000  # moves kept before sums are worked out anew: rounding adds up
+ROUNDING = 1e-12  # of sums
 BEYOND = 20.0  # price of passing a limit, a multiple of the objective for each multiple of the limit
 
 
@@ -178,9 +180,10 @@ def _propose(t, s, state):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, _nrt=False)
-def anneal(t, s, moves, hot, cold, squarings, state, best, best_rank, best_value):  # type: ignore[no-untyped-def]
+def anneal(t, s, moves, hot, cold, squarings, full, state, best, best_rank, best_value):  # type: ignore[no-untyped-def]
     """Make `moves` proposals while the temperature falls from hot to cold, both in units of the objective.
 
+    A slot that is fuller than it can be costs `full` for each of its capacity beyond it; inf where none may be.
     best [U] becomes the best mapping met within all limits that is better than best_value, with its order of stages;
     returns its value.
     """
@@ -189,6 +192,9 @@ def anneal(t, s, moves, hot, cold, squarings, state, best, best_rank, best_value
     value, beyond = smooth_value(t, s)
     unit_price = BEYOND * max(value, 1e-300)
     value += unit_price * beyond
+    hard = full == np.inf
+    if not hard:
+        value += full * s.total[EXCESS]
     temperature = hot
     cooling = (cold / hot) ** (1.0 / max(moves, 1))
     kept = 0
@@ -199,10 +205,12 @@ def anneal(t, s, moves, hot, cold, squarings, state, best, best_rank, best_value
         if s.number[MOVED] == 0:
             continue
         apply(t, s)
-        good = fits(t, s)
+        good = fits(t, s, hard)
         if good:
             after, beyond = smooth_value(t, s)
             after += unit_price * beyond
+            if not hard:
+                after += full * s.total[EXCESS]
             good = after <= value or random(state) < np.exp((value - after) / temperature)
         if not good:
             revert(t, s)
@@ -217,6 +225,10 @@ def anneal(t, s, moves, hot, cold, squarings, state, best, best_rank, best_value
             begin(s)
             value, beyond = smooth_value(t, s)
             value += unit_price * beyond
+            if not hard:
+                value += full * s.total[EXCESS]
+        if s.total[EXCESS] > ROUNDING:
+            continue
         exact = exact_value(t, s)
         if exact < best_value * (1.0 - 1e-12):
             best_value = exact

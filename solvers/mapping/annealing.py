@@ -25,7 +25,11 @@ MOVE_S = 5e-7  # on a common core
 CHUNK = 200_000  # moves between looks at the clock: a fraction of a second
 GROWTH = 2.0  # of the moves of a round, after one that found nothing better
 WHOLE_WORK = 3_000_000  # moves x segments of a round of whole evaluations: about a second
-RELAXING = 0.3  # of the deadline for the relaxation, at most
+RELAXING = 0.5  # of the deadline for the relaxation, at most
+# What a slot costs that is fuller than it can be, by stages of every other round: in what its memory is worth at the
+# relaxation's prices, or in this share of the objective a slot if that is more.
+FULL = (0.5, 0.7, 1.0, 1.5, 2.0, 4.0, 10.0, 100.0)
+LEAST_FULL = 1e-3
 MERGING = (np.inf, 0.3, 0.1)  # rounds in turn keep edges together whose cut takes that share of the objective
 
 
@@ -127,6 +131,7 @@ class _Run:
         self.value = np.inf
         self.history: list[Incumbent] = []
         self.cut = least_cut(problem)
+        self.full = np.inf  # what a slot may cost that is full twice over
         self.prices = np.full(problem.slots, problem.time_weight), np.zeros(problem.slots)  # of a ms, and of a byte
 
     def begin(self, starts: NDArray[np.int64]) -> None:
@@ -146,12 +151,12 @@ class _Run:
             return
         relaxed = LoadRelaxation(self.problem, self.request, share=RELAXING)
         self.bound = max(self.bound, relaxed.prove(self.value))
-        if (rounded := relaxed.rounded()) is None:
-            return
         self.prices = relaxed.prices
-        value = float(evaluate(self.problem, rounded).objective[0])
-        if value < self.value:
-            self.take(rounded, value)
+        self.full = max(relaxed.full, LEAST_FULL * self.value / self.problem.slots)
+        for assignment in relaxed.mappings():
+            value = float(evaluate(self.problem, assignment).objective[0])
+            if value < self.value:
+                self.take(assignment, value)
 
     def take(self, assignment: NDArray[np.int64], value: float) -> None:
         """Make it the best."""
@@ -209,7 +214,8 @@ class _Run:
             heat, cold = (hot * COLD ** (i / (STAGES * chunks)) for i in (step, step + 1))
             squarings = SQUARINGS[step // chunks]
             count = -(-moves // (STAGES * chunks))
-            met = anneal(units, state, count, heat, cold, squarings, random, found, found_rank, met)
+            full = np.inf if number % 2 else self.full * FULL[step // chunks]
+            met = anneal(units, state, count, heat, cold, squarings, full, random, found, found_rank, met)
             self.request.spend(count * MOVE_S)
             if self.request.left_s <= 0:
                 break

@@ -28,7 +28,7 @@ def walk(problem, start, moves, seed, temperature=10.0):
     at[problem.unit] = start
     rank = stage_ranks(problem, start) if problem.contiguous else np.arange(problem.modes)
     state = state_of(units, at, rank, 3)
-    anneal(units, state, moves, temperature, temperature, 3, seeded(seed), at.copy(), rank.copy(), 0.0)
+    anneal(units, state, moves, temperature, temperature, 3, np.inf, seeded(seed), at.copy(), rank.copy(), 0.0)
     moved = state.at.copy()
     kept = [state.load.copy(), state.held.copy(), state.largest.copy(), state.readers.copy(), state.total[ENERGY]]
     reset(units, state, 3)
