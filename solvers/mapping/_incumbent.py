@@ -56,8 +56,9 @@ def begin(problem: MappingProblem, request: Request) -> tuple[Best, float]:
     """Return the best mapping of the warm start and the fast solvers, and a lower bound, inf where none is legal."""
     best = Best(problem, request.started)
     bound, relaxed = bound_and_start(problem)
+    bound = max(bound, request.lower_bound)
     best.take(best_of(problem, [request.warm_start, relaxed]), None, bound)
-    for name in heuristics(problem) if np.isfinite(bound) else ():
+    for name in heuristics(problem) if np.isfinite(bound) and not request.prepared else ():
         found = mapping_solver(name).solve(
             problem,
             deadline_s=request.deadline_s * SHARE,

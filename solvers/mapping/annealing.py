@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from solvers.errors import SolverError
 from solvers.mapping._merging import least_cut, merged_ends
-from solvers.mapping.bounds import bounds_and_starts
+from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, as_batch, best_of, evaluate, finish
 from solvers.mapping.local_search import LocalSearch, simple_starts
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request
+from solvers.mapping.solver import WEIGHTS, MappingSolver, Request
 
 STAGES = 8  # of a round: the temperature falls, and the power of the norm that smooths T rises
 SQUARINGS = (3, 3, 4, 4, 5, 5, 6, 6)  # the power is 2 to this: 8 to 64
@@ -25,6 +25,7 @@ MOVE_S = 5e-7  # on a common core
 CHUNK = 200_000  # moves between looks at the clock: a fraction of a second
 GROWTH = 2.0  # of the moves of a round, after one that found nothing better
 WHOLE_WORK = 3_000_000  # moves x segments of a round of whole evaluations: about a second
+SMALL, LARGE = 2_000, 20_000  # segments x modes, beyond which exact models help less, and hardly
 RELAXING = 0.5  # of the deadline for the relaxation, at most
 # What a slot costs that is fuller than it can be, by stages of every other round: in what its memory is worth at the
 # relaxation's prices, or in this share of the objective a slot if that is more.
@@ -51,6 +52,14 @@ class Annealing(MappingSolver):
         self.patience = patience
         self.moves_per_choice = moves_per_choice
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return more where moves are quick, and most where nothing else is; see MappingSolver."""
+        if not incremental(problem):
+            return WEIGHTS[cls.role]
+        size = problem.segments * problem.modes
+        return 10.0 if size <= SMALL else 30.0 if size <= LARGE else 60.0
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, else at its effort or the deadline."""
         from solvers.mapping._kernels import arrays
@@ -58,10 +67,9 @@ class Annealing(MappingSolver):
         if not incremental(problem):
             return self._whole(problem, request)
         compiled = arrays(problem)
-        weight = np.array([[problem.latency_weight, problem.energy_weight]])
-        bounds, met = bounds_and_starts(problem, weight, compiled)
-        starts = as_batch(problem, request.warm_start, *met, *simple_starts(problem, compiled, request))
-        run = _Run(problem, request, float(bounds[0]))
+        bound, met = bound_and_start(problem)
+        starts = as_batch(problem, request.warm_start, met, *simple_starts(problem, compiled, request))
+        run = _Run(problem, request, max(bound, request.lower_bound))
         if len(starts):
             run.begin(starts)
             run.relax()

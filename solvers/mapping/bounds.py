@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
 
 SAFETY = 1 - 1e-9  # a bound is multiplied by it: two orders of summation in float64 differ by less
+_KNOWN: WeakKeyDictionary[MappingProblem, tuple[float, NDArray[np.int64] | None]] = WeakKeyDictionary()
 _CONTRACTION_TURNS = 30
 _WORK = 400_000  # route costs looked at in one dual; keeps K = 60, S = 16 under a millisecond
 
@@ -23,7 +25,7 @@ def lower_bound(problem: MappingProblem) -> float:
     Takes the best of a Lagrangian dual of the whole objective (memory priced) and of a bound on T plus one on the
     energy. The dual is exact for chains in the serial regime while memory has room. `_relaxation` gives the formulas.
     """
-    return float(lower_bounds(problem, np.array([[problem.latency_weight, problem.energy_weight]]))[0])
+    return bound_and_start(problem)[0]
 
 
 def lower_bounds(problem: MappingProblem, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -36,9 +38,11 @@ def lower_bounds(problem: MappingProblem, weights: NDArray[np.float64]) -> NDArr
 
 
 def bound_and_start(problem: MappingProblem) -> tuple[float, NDArray[np.int64] | None]:
-    """Return `lower_bound`, and a legal mapping [K] that its dual met, or None."""
-    bounds, starts = bounds_and_starts(problem, np.array([[problem.latency_weight, problem.energy_weight]]))
-    return float(bounds[0]), starts[0] if starts else None
+    """Return `lower_bound`, and a legal mapping [K] that its dual met, or None; worked out once for each problem."""
+    if problem not in _KNOWN:
+        bounds, starts = bounds_and_starts(problem, np.array([[problem.latency_weight, problem.energy_weight]]))
+        _KNOWN[problem] = float(bounds[0]), starts[0] if starts else None
+    return _KNOWN[problem]
 
 
 def bounds_and_starts(

@@ -16,6 +16,7 @@ from solvers.mapping.problem import Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request
 
 VARIABLES_A_SECOND = 20_000  # of deadline; a larger model would take more than half of it to build
+SMALL, LARGE = 2_000, 20_000  # segments x modes up to which it proves in seconds, and proves anything as a rule
 OPTIMAL_GAP = 1e-6  # a search that is complete but for rounding
 _REFUSALS = 20  # mappings that rounding let pass and the evaluation did not, until the search gives up
 
@@ -39,6 +40,12 @@ class CpSat(MappingSolver):
     def proves(cls, problem: MappingProblem) -> bool:
         """Return True: given time, it proves the optimum of any problem."""
         return True
+
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return more where the model is small enough to be proven soon; see MappingSolver."""
+        size = problem.segments * problem.modes
+        return 60.0 if size <= SMALL else 20.0 if size <= LARGE else 4.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the better of the warm start and what the search finds; see MappingSolver."""

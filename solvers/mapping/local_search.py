@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.errors import SolverError
-from solvers.mapping.bounds import bounds_and_starts
+from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, as_batch, finish
 from solvers.mapping.greedy import MOVE_S, greedy_assignment
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request
+from solvers.mapping.solver import WEIGHTS, MappingSolver, Request
 
 if TYPE_CHECKING:
     from solvers.mapping._kernels import Arrays
@@ -48,6 +48,11 @@ class LocalSearch(MappingSolver):
         self.rounds = rounds
         self.moves_per_segment = moves_per_segment
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return little for the pipelined regime, where annealing's moves are quicker; see MappingSolver."""
+        return 1.0 if problem.regime == "pipelined" else WEIGHTS[cls.role]
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, or at the deadline between rounds."""
         from solvers.mapping import _annealing
@@ -56,9 +61,8 @@ class LocalSearch(MappingSolver):
         started, seed = request.started, request.seed
         compiled = arrays(problem)
         weight = np.array([problem.latency_weight, problem.energy_weight])
-        bounds, starts = bounds_and_starts(problem, weight[None], compiled)
-        bound = float(bounds[0])
-        candidates = as_batch(problem, request.warm_start, *starts, *simple_starts(problem, compiled, request))
+        bound, met = bound_and_start(problem)
+        candidates = as_batch(problem, request.warm_start, met, *simple_starts(problem, compiled, request))
         chosen, value = _annealing.best_start(compiled, weight, candidates)
         if chosen < 0:
             return finish(problem, None, lower_bound=bound, solver=self.name, started=started)

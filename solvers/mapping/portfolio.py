@@ -1,7 +1,7 @@
 """Portfolio: the solvers one after another, each starting from the best mapping so far, until the deadline or a proof.
 
-Fast ones first, then those that improve a mapping; the exact ones have what time is left, and the best start that the
-others found. The bound is the best of all.
+Fast ones first, then those that improve a mapping, then the exact ones with the best start that the others found. Each
+has its weight of the time left, and what it leaves goes to those after it. The bound is the best of all.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from solvers.mapping.evaluate import PROVEN, finish
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request, Role, mapping_solvers
 
-SHARES: tuple[tuple[Role, float], ...] = (("construct", 0.15), ("improve", 0.35), ("exact", 1.0))
-"""Roles in their order, and the share of the time left that all solvers of a role may take together."""
+ROLES: tuple[Role, ...] = ("construct", "improve", "exact")
+"""In their order."""
 
 
 class Portfolio(MappingSolver):
@@ -30,7 +30,7 @@ class Portfolio(MappingSolver):
     @classmethod
     def proves(cls, problem: MappingProblem) -> bool:
         """Return whether a member does."""
-        return any(solver.proves(problem) for role, _ in SHARES for solver in members(problem, role))
+        return any(solver.proves(problem) for solver in members(problem))
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping of all members; see MappingSolver."""
@@ -39,7 +39,7 @@ class Portfolio(MappingSolver):
         history: list[Incumbent] = []
         for solver, deadline_s in _schedule(problem, request):
             began_s = perf_counter() - request.started
-            answer = _answer(solver, problem, request, deadline_s, best)
+            answer = _answer(solver, problem, request, deadline_s, best, bound)
             if answer is None:
                 continue
             for line in answer.history:
@@ -59,24 +59,24 @@ class Portfolio(MappingSolver):
         return _finish(problem, request, found, order, bound, history, False)
 
 
-def members(problem: MappingProblem, role: Role) -> list[type[MappingSolver]]:
-    """Return the solvers of a role that are installed and do the problem."""
-    return [
+def members(problem: MappingProblem) -> list[type[MappingSolver]]:
+    """Return the solvers that are installed, do the problem and are of use to it, in the order of their roles."""
+    able = [
         solver
         for solver in mapping_solvers().values()
-        if solver.role == role and not solver.missing_modules() and not solver.refusal(problem)
+        if not solver.missing_modules() and not solver.refusal(problem) and solver.weight(problem) > 0
     ]
+    return [solver for role in ROLES for solver in able if solver.role == role]
 
 
 def _schedule(problem: MappingProblem, request: Request) -> Iterator[tuple[type[MappingSolver], float]]:
-    """Yield each member with its deadline in seconds, while there is time: what one leaves goes to those after it."""
-    for role, share in SHARES:
-        able = members(problem, role)
-        kept_s = request.left_s * (1.0 - share)  # for the roles after this one
-        for place, solver in enumerate(able):
-            deadline_s = (request.left_s - kept_s) / (len(able) - place)
-            if deadline_s > 0:
-                yield solver, deadline_s
+    """Yield each member with its deadline in seconds, while there is time."""
+    able = members(problem)
+    weights = [solver.weight(problem) for solver in able]
+    for place, solver in enumerate(able):
+        deadline_s = request.left_s * weights[place] / sum(weights[place:])
+        if deadline_s > 0:
+            yield solver, deadline_s
 
 
 def _answer(
@@ -85,6 +85,7 @@ def _answer(
     request: Request,
     deadline_s: float,
     start: NDArray[np.int64] | None,
+    bound: float,
 ) -> Mapping | None:
     """Return what a member finds from `start` [K] in its time; None, and a warning, where it fails."""
     own = Request(
@@ -93,6 +94,8 @@ def _answer(
         seed=request.seed,
         warm_start=start,
         deterministic=request.deterministic,
+        lower_bound=bound,
+        prepared=start is not None,
     )
     try:
         return solver().search(problem, own)

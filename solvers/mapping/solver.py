@@ -20,6 +20,9 @@ from solvers.registry import NamedSolver, check_limits, create, discover
 Role = Literal["construct", "improve", "exact", "apart"]
 """What a solver is to a portfolio: it makes a mapping quickly, improves one, proves one, or is no part of it."""
 
+WEIGHTS: Dict[Role, float] = {"construct": 1.0, "improve": 4.0, "exact": 20.0, "apart": 0.0}
+"""Of a solver in a portfolio, unless it knows better for a problem: shares of the time that is left."""
+
 WIDEST = "local_search"
 """A solver that refuses nothing, for messages."""
 
@@ -37,6 +40,8 @@ class Request:
     seed: int  # 0 to 2**32 - 1
     warm_start: NDArray[np.int64] | None  # [K] a mapping to start from, legal or not
     deterministic: bool = False
+    lower_bound: float = 0.0  # on the objective, proven before
+    prepared: bool = False  # warm_start is what the fast solvers made: an exact one need not ask them again
     spent_s: float = 0.0  # of work, in seconds of a common core
 
     def spend(self, work_s: float) -> None:
@@ -100,6 +105,11 @@ class MappingSolver(NamedSolver, ABC):
     def proves(cls, problem: MappingProblem) -> bool:
         """Whether it proves the optimum of small problems of that kind, given time."""
         return False
+
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return how much of its time a portfolio gives it, beside the others' weights; 0.0 where it is of no use."""
+        return WEIGHTS[cls.role]
 
     @abstractmethod
     def search(self, problem: MappingProblem, request: Request) -> Mapping:

@@ -56,6 +56,11 @@ class Tabu(MappingSolver):
             return "slots that hold more than one segment"
         return f"{problem.segments} segments on {problem.slots} slots" if problem.segments > problem.slots else ""
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return much: of what it does, it does nearly everything best; see MappingSolver."""
+        return 100.0
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, else at its effort or the deadline."""
         from solvers.mapping._random import seeded

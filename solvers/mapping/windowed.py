@@ -48,6 +48,11 @@ class Windowed(MappingSolver):
         """Return whether one window is enough."""
         return problem.segments <= WHOLE
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return nothing where CP-SAT takes the whole problem itself; see MappingSolver."""
+        return 0.0 if problem.segments <= WHOLE else 8.0
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping of all windows; see MappingSolver."""
         from solvers.mapping._cp_model.units import Units
