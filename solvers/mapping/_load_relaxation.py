@@ -29,9 +29,9 @@ from solvers.mapping.solver import Request
 
 FIRST = 12  # modes of a unit in the first programme
 MORE = 4  # that each further one gets
-ROUNDS = 12
+ROUNDS = 20
 HALVINGS = 6
-ENOUGH = 1e-4  # relative gain of a round, for another
+ENOUGH = 1e-4  # relative, to the programme's value
 NEAR = 5  # modes of a unit in the programme of whole units
 WHOLE_GAP = 2e-3  # where that stops
 NEARLY = 1.01  # what edges may add, where they matter little
@@ -95,10 +95,10 @@ class LoadRelaxation:
         _add(chosen, terms.priced(*prices), FIRST)
         best = terms.bound(prices)
         for _ in range(ROUNDS):
-            duals = self._duals(terms, chosen & terms.usable) if self._left_s > 0 else None
-            if duals is None:
+            solution = self._solve(terms, chosen & terms.usable) if self._left_s > 0 else None
+            if solution is None:
                 break
-            before = best
+            value, duals = solution
             between = (prices[0] + duals[0]) / 2, (prices[1] + duals[1]) / 2  # the duals jump about (Wentges 1997)
             missing = np.zeros_like(chosen)
             for trial in (duals, between):
@@ -110,14 +110,16 @@ class LoadRelaxation:
                 short = (price < in_it - 1e-12 * np.abs(in_it)) & ~chosen
                 missing |= short
                 _add(chosen, np.where(short, price, np.inf), MORE)
-            if best >= target or not missing.any() or (found > 0 and best <= before * (1 + ENOUGH)):
+            if best >= min(target, value * (1 - ENOUGH)) or not missing.any():
                 break
         self._known = chosen[terms.unit]
         self.prices = prices
         return best * SAFETY
 
-    def _duals(self, terms: Terms, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Prices [S] of loads and of bytes that the programme over the `chosen` modes ends with; None: out of time."""
+    def _solve(
+        self, terms: Terms, chosen: NDArray[np.bool_]
+    ) -> tuple[float, tuple[NDArray[np.float64], NDArray[np.float64]]] | None:
+        """Value of the programme over the `chosen` modes, and its prices [S] of a ms and of a byte; None: no time."""
         problem = self.problem
         programme = _Programme(terms, chosen)
         solved = programme.model.solve("glop", deadline_s=self._limit_s(self._left_s))
@@ -129,7 +131,7 @@ class LoadRelaxation:
         load[problem.never_busy] = 0.0
         if load.sum() > problem.time_weight:
             load *= problem.time_weight / load.sum()
-        return load, np.maximum(-solved.duals[programme.memory] / programme.scale, 0.0)
+        return solved.bound, (load, np.maximum(-solved.duals[programme.memory] / programme.scale, 0.0))
 
     def _limit_s(self, seconds: float) -> float:
         """What a solver may take by the clock, which has no say where the answer is to be the same each time."""
