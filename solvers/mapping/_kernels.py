@@ -63,7 +63,6 @@ class Arrays(NamedTuple):
     max_energy: float
     most_in_flight: int
     regime: int
-    serial: bool
     contiguous: bool
     free_order: bool
     stashes: bool
@@ -149,7 +148,6 @@ def _made(problem: MappingProblem) -> Arrays:
         max_energy=float(problem.max_energy_mj),
         most_in_flight=int(problem.most_in_flight),
         regime=_REGIMES[problem.regime],
-        serial=problem.regime == "serial",
         contiguous=bool(problem.contiguous),
         free_order=bool(problem.free_order),
         stashes=bool(problem.stash_bytes.any()),
@@ -200,7 +198,7 @@ def time_and_energy(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no
     Gives up, and returns inf for both, once time_w * T + energy_w * energy is above `limit`: it only grows. In an
     offload whose calls wait for each other in a circle, T is inf.
     """
-    if a.serial:
+    if a.regime == SERIAL:
         return _serial(a, x, order, w, time_w, energy_w, limit)
     energy = 0.0
     time = 0.0
