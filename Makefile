@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	$(BIN)/dse run htdemucs
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -11,9 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; small te
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache; what one has traced serves the next."""
+    """Tests neither read nor fill the user's cache; what one has traced serves the next, also in other workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHIPFRONT_CACHE", str(tmp_path_factory.mktemp("chipfront_cache")))
+        patch.setenv("CHIPFRONT_CACHE", str(folder / "chipfront_cache"))
         yield
 
 

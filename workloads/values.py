@@ -66,7 +66,7 @@ def places(shape: Sequence[int], strides: Sequence[int]) -> int:
     >>> places((100, 4), (2, 1)), places((3, 5), (0, 1))  # windows of 4 with hop 2; an expanded row
     (202, 5)
     """
-    count, step, length, reach = 1, 1, 1, 0  # places, all runs together; stride, length of the outermost; span
+    count, step, length = 1, 1, 1  # places, all runs together; stride, length of the outermost
     for stride, size in sorted((s, n) for n, s in zip(shape, strides, strict=True) if s and n != 1):
         hop, uneven = divmod(stride, step)
         if not uneven and hop <= length:
@@ -74,7 +74,6 @@ def places(shape: Sequence[int], strides: Sequence[int]) -> int:
             length += (size - 1) * hop
         else:
             count, step, length = count * size, stride, size
-        reach += (size - 1) * stride
     return count if 0 not in shape else 0
 
 

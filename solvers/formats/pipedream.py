@@ -17,9 +17,9 @@ from solvers.errors import SolverError
 from solvers.formats.instance import Instance, InstanceFormat, Reading, Source, topological_order
 from solvers.mapping.problem import MappingProblem
 
-DEVICES = 4
-BANDWIDTH_GB_S = 1.0  # of the optimiser's command line
-MEMORY_GB = 16.0  # the same
+DEVICES = 4  # our own: the optimiser's command line asks for it
+BANDWIDTH_GB_S = 1.0  # --network_bandwidths of optimizer/optimizer_graph_hierarchical.py, where nothing is said
+MEMORY_GB = 16.0  # --memory_size of the same, which it heeds with --use_memory_constraint only; we always do
 NUMBERS = ("forward_compute_time", "backward_compute_time", "activation_size", "parameter_size")
 
 
@@ -41,8 +41,9 @@ class PipeDreamProfile(InstanceFormat):
     that many neighbouring workers (data parallel): each does its share of the mini-batches, and exchanges gradients by
     2 (m - 1) / m of their bytes (ring all-reduce), counted as not overlapped.
 
-    The file says nothing of the machine: without a word from the caller 4 workers, and 1 GB/s and 16 GB as the paper's
-    optimiser has for defaults. Stages are contiguous unless the caller says otherwise.
+    The file says nothing of the machine. Without a word from the caller there are 4 workers (this reader's assumption)
+    of 1 GB/s and 16 GB (defaults of optimizer/optimizer_graph_hierarchical.py in the paper's repository). Stages are
+    contiguous unless the caller says otherwise.
     """
 
     name = "pipedream"

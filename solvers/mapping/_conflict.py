@@ -9,7 +9,7 @@ import numpy as np
 
 from solvers.mapping.problem import Infeasibility, Mapping, MappingProblem
 
-TRY_S = 0.5  # of searching for a mapping without one of the constraints
+TRY_S = 0.5  # of work, searching for a mapping without one of the constraints
 HALVINGS = 8  # of the factor on memory
 MOST_MEMORY = 64.0  # times what there is
 
@@ -27,7 +27,8 @@ def _mapped(problem: MappingProblem, **changes: object) -> Mapping | None:
     """A mapping of the problem with those fields changed, or None where none is found."""
     from solvers.mapping.local_search import LocalSearch
 
-    mapping = LocalSearch().solve(replace(problem, **changes), deadline_s=TRY_S)  # type: ignore[arg-type]
+    changed = replace(problem, **changes)  # type: ignore[arg-type]
+    mapping = LocalSearch().solve(changed, deadline_s=TRY_S, deterministic=True)
     return mapping if len(mapping.assignment) else None
 
 

@@ -25,6 +25,7 @@ _REGIMES = {"serial": SERIAL, "pipelined": PIPELINED, "offload": OFFLOAD}
 class Arrays(NamedTuple):
     """A MappingProblem for compiled code: edges sorted by target, zeros (never inf or nan) where a cell is not ok."""
 
+    allowed: NDArray[np.bool_]  # [K, M]
     ok: NDArray[np.bool_]  # [K, M] allowed, and fits there alone
     compute: NDArray[np.float64]  # [K, M]
     energy: NDArray[np.float64]  # [K, M]
@@ -63,7 +64,6 @@ class Arrays(NamedTuple):
     max_energy: float
     most_in_flight: int
     regime: int
-    serial: bool
     contiguous: bool
     free_order: bool
     stashes: bool
@@ -96,7 +96,9 @@ class Work(NamedTuple):
 def arrays(problem: MappingProblem) -> Arrays:
     """Return the problem as compiled code takes it; made once for a problem."""
     if problem not in _MADE:
-        _MADE[problem] = _made(problem)
+        made = _made(problem)
+        # of one layout and writable: for every other, numba would compile all kernels once more
+        _MADE[problem] = Arrays._make(np.require(v, None, ["C", "W"]) if isinstance(v, np.ndarray) else v for v in made)
     return _MADE[problem]
 
 
@@ -111,6 +113,7 @@ def _made(problem: MappingProblem) -> Arrays:
     runs = runnable(problem)
     total = np.where(runs, held, 0.0).max(axis=1, initial=0.0).sum() + problem.stash.sum()
     return Arrays(
+        allowed=problem.allowed,
         ok=runs,
         compute=np.where(problem.allowed, problem.compute_ms, 0.0),
         energy=np.where(problem.allowed, problem.energy_mj, 0.0),
@@ -149,7 +152,6 @@ def _made(problem: MappingProblem) -> Arrays:
         max_energy=float(problem.max_energy_mj),
         most_in_flight=int(problem.most_in_flight),
         regime=_REGIMES[problem.regime],
-        serial=problem.regime == "serial",
         contiguous=bool(problem.contiguous),
         free_order=bool(problem.free_order),
         stashes=bool(problem.stash_bytes.any()),
@@ -200,7 +202,7 @@ def time_and_energy(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no
     Gives up, and returns inf for both, once time_w * T + energy_w * energy is above `limit`: it only grows. In an
     offload whose calls wait for each other in a circle, T is inf.
     """
-    if a.serial:
+    if a.regime == SERIAL:
         return _serial(a, x, order, w, time_w, energy_w, limit)
     energy = 0.0
     time = 0.0
@@ -214,12 +216,12 @@ def time_and_energy(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no
         energy += a.energy[k, m]
         if a.plain:
             busy[m] += a.compute[k, m]
-            time = max(time, busy[m])
         else:
             for i in range(a.member_first[m], a.member_first[m + 1]):
                 s = a.member[i]
                 busy[s] = max(busy[s], a.compute[k, m]) if a.never_busy[s] else busy[s] + a.compute[k, m]
-                time = max(time, busy[s])
+    for s in range(slots):
+        time = max(time, busy[s])
     if time_w * time + energy_w * energy > limit:
         return np.inf, np.inf
     pipelined = a.regime == PIPELINED
@@ -256,8 +258,11 @@ def _serial(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no-untyped
     for k in order:
         q = x[k]
         start = 0.0
-        for i in range(a.member_first[q], a.member_first[q + 1]):
-            start = max(start, busy[a.member[i]])
+        if a.plain:
+            start = busy[q]
+        else:
+            for i in range(a.member_first[q], a.member_first[q + 1]):
+                start = max(start, busy[a.member[i]])
         for e in range(a.first[k], a.first[k + 1]):
             i = a.source[e]
             p = x[i]
@@ -265,9 +270,12 @@ def _serial(a, x, order, w, time_w, energy_w, limit):  # type: ignore[no-untyped
             energy += a.size[e] * a.mj_per_byte[p, q]
         energy += a.energy[k, q]
         end[k] = start + a.compute[k, q]
-        for i in range(a.member_first[q], a.member_first[q + 1]):
-            if not a.never_busy[a.member[i]]:
-                busy[a.member[i]] = end[k]
+        if a.plain:
+            busy[q] = end[k]
+        else:
+            for i in range(a.member_first[q], a.member_first[q + 1]):
+                if not a.never_busy[a.member[i]]:
+                    busy[a.member[i]] = end[k]
         time = max(time, end[k])
         if time_w * time + energy_w * energy > limit:
             return np.inf, np.inf
@@ -411,9 +419,24 @@ def overfull(a, x, w):  # type: ignore[no-untyped-def]
     slots = a.capacity.shape[0]
     w.held[:] = 0.0
     w.largest[:] = 0.0
+    if a.plain and not a.stashes:
+        for k in range(x.shape[0]):
+            w.held[x[k]] += a.resident[k, x[k]]
+            w.largest[x[k]] = max(w.largest[x[k]], a.workspace[k])
+    else:
+        _hold_stashes(a, x, w)
+    excess = 0.0
+    for s in range(slots):
+        excess += max(0.0, w.held[s] + w.largest[s] - a.capacity[s])
+    return excess
+
+
+@njit(cache=True, _nrt=False)
+def _hold_stashes(a, x, w):  # type: ignore[no-untyped-def]
+    """Fill `w.held` and `w.largest` [S] where modes have several slots, or stages keep something of each input."""
     free_depth = 0
     if a.stashes and not a.contiguous:
-        for s in range(slots):
+        for s in range(a.capacity.shape[0]):
             w.user[s] = -1
         for k in range(x.shape[0]):
             for i in range(a.member_first[x[k]], a.member_first[x[k] + 1]):
@@ -428,10 +451,6 @@ def overfull(a, x, w):  # type: ignore[no-untyped-def]
             s = a.member[i]
             w.held[s] += a.resident[k, m] + depth * a.stash[k]
             w.largest[s] = max(w.largest[s], a.workspace[k])
-    excess = 0.0
-    for s in range(slots):
-        excess += max(0.0, w.held[s] + w.largest[s] - a.capacity[s])
-    return excess
 
 
 @njit(cache=True, _nrt=False)
@@ -462,18 +481,20 @@ def legal(a, x, w):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def evaluate_rows(a, allowed, assignments, orders):  # type: ignore[no-untyped-def]
+def evaluate_rows(a, assignments, orders):  # type: ignore[no-untyped-def]
     """Return time, dynamic energy and legality [N] of assignments [N, K], each with its row of orders [N or 1, K]."""
     rows = assignments.shape[0]
     w = work_for(a)
     time, energy, fine = np.empty(rows), np.empty(rows), np.empty(rows, np.bool_)
+    anywhere = a.allowed.all()
     for n in range(rows):
         x = assignments[n]
         order = orders[n if orders.shape[0] > 1 else 0]
         time[n], energy[n] = time_and_energy(a, x, order, w, 0.0, 0.0, np.inf)
-        for k in range(x.shape[0]):
-            if not allowed[k, x[k]]:
-                time[n] = energy[n] = np.inf
+        if not anywhere:
+            for k in range(x.shape[0]):
+                if not a.allowed[k, x[k]]:
+                    time[n] = energy[n] = np.inf
         fine[n] = legal(a, x, w) and time[n] < np.inf and (not a.free_order or follows(a, order, w))
     return time, energy, fine
 

@@ -27,7 +27,7 @@ def cost_of(flow, distance, linear, p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=_VECTOR | {"reassoc", "contract"})
-def _swap_delta(flow, distance, linear, p, placed, i, j):  # type: ignore[no-untyped-def]
+def _swap_delta(flow, linear, p, placed, i, j):  # type: ignore[no-untyped-def]
     """Return what exchanging the places of i and j adds to the cost; `placed` [n, n] is distance[p[i], p[j]]."""
     n = p.shape[0]
     total = 0.0
@@ -39,8 +39,8 @@ def _swap_delta(flow, distance, linear, p, placed, i, j):  # type: ignore[no-unt
 
 
 @njit(cache=True, fastmath=_VECTOR | {"contract"})
-def _update(delta, rise, fall, u, v):  # type: ignore[no-untyped-def]
-    """Bring delta [n, n] up to date after u and v changed places, rows of u and v apart (Taillard 1991)."""
+def _update(delta, rise, fall):  # type: ignore[no-untyped-def]
+    """Bring delta [n, n] up to date after two items changed places, their rows apart (Taillard 1991)."""
     n = rise.shape[0]
     for i in range(n - 1):
         a, b = rise[i], fall[i]
@@ -75,7 +75,7 @@ def tabu_search(flow, distance, linear, p, iterations, state):  # type: ignore[n
     delta = np.zeros((n, n))
     for i in range(n):
         for j in range(i + 1, n):
-            delta[i, j] = _swap_delta(flow, distance, linear, now, placed, i, j)
+            delta[i, j] = _swap_delta(flow, linear, now, placed, i, j)
     until = np.full((n, n), -1, np.int64)
     rise, fall = np.empty(n), np.empty(n)
     for turn in range(iterations):
@@ -96,7 +96,7 @@ def tabu_search(flow, distance, linear, p, iterations, state):  # type: ignore[n
         for k in range(n):
             rise[k] = flow[u, k] - flow[v, k]
             fall[k] = placed[u, k] - placed[v, k]
-        _update(delta, rise, fall, u, v)
+        _update(delta, rise, fall)
         now[u], now[v] = now[v], now[u]
         cost += least
         for k in range(n):
@@ -108,7 +108,7 @@ def tabu_search(flow, distance, linear, p, iterations, state):  # type: ignore[n
             for end in (u, v):
                 if k != end:
                     i, j = min(k, end), max(k, end)
-                    delta[i, j] = _swap_delta(flow, distance, linear, now, placed, i, j)
+                    delta[i, j] = _swap_delta(flow, linear, now, placed, i, j)
         if cost < best - 1e-9 * abs(best):
             best = cost
             p[:] = now

@@ -133,7 +133,7 @@ def _neighbours(problem: MappingProblem, unit: NDArray[np.int64], count: int) ->
     source, target = unit[problem.edges[:, 0]], unit[problem.edges[:, 1]]
     apart = source != target
     pair, inverse = np.unique(source[apart] * count + target[apart], return_inverse=True)
-    size = np.bincount(inverse, problem.edge_bytes[apart], len(pair))
+    size = np.bincount(inverse, problem.edge_bytes[apart], len(pair)).astype(np.float64)  # of nothing, whole numbers
     ordering = np.bincount(inverse, problem.ordering[apart].astype(np.float64), len(pair)) > 0
     begin, end = pair // count, pair % count
     here = np.concatenate([begin, end])

@@ -58,10 +58,11 @@ def evaluate(
     from solvers.mapping._kernels import arrays, evaluate_rows
 
     a = as_batch(problem, assignments)
-    run_in = np.arange(problem.segments)[None] if orders is None else np.atleast_2d(orders).astype(np.int64)
+    run_in = np.arange(problem.segments) if orders is None else orders
+    run_in = np.atleast_2d(np.require(run_in, np.int64, ["C", "W"]))
     if orders is not None and (not problem.free_order or run_in.shape != a.shape):
         raise SolverError(f"orders have shape {run_in.shape}", f"{a.shape}, and a problem with free_order")
-    latency_ms, energy_mj, feasible = evaluate_rows(arrays(problem), problem.allowed, a, run_in)
+    latency_ms, energy_mj, feasible = evaluate_rows(arrays(problem), a, run_in)
     if problem.static_w:
         energy_mj = energy_mj + problem.static_w * latency_ms
     feasible &= latency_ms <= problem.max_latency_ms * (1 + TOLERANCE)
@@ -154,19 +155,20 @@ def finish(
 def as_batch(problem: MappingProblem, *assignments: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Return assignments, each [K] or [M, K], as one array [M, K]; None and the empty one of a Mapping are left out.
 
+    A single one is not copied: do not write into the answer.
     Raises SolverError for another length, or a slot that does not exist.
     """
     k = problem.segments
     rows = [
-        np.atleast_2d(np.asarray(given, dtype=np.int64))
+        np.atleast_2d(np.require(given, np.int64, ["C", "W"]))  # what compiled code takes
         for given in assignments
         if given is not None and np.size(given)
     ]
     for given in rows:
         if given.ndim != 2 or given.shape[1] != k:
             raise SolverError(f"assignments have shape {given.shape}", f"expected [M, {k}] or [{k}]")
-    a = np.concatenate([np.empty((0, k), dtype=np.int64), *rows])
-    if a.size and not (a.min() >= 0 and a.max() < problem.modes):
+    a = rows[0] if len(rows) == 1 else np.concatenate([np.empty((0, k), dtype=np.int64), *rows])
+    if a.size and a.view(np.uint64).max() >= problem.modes:  # what is below zero is above all others without a sign
         wrong = a.min() if a.min() < 0 else a.max()
         raise SolverError(f"an assignment names slot {wrong}", f"slots are 0 to {problem.modes - 1}")
     return a

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROUND_WORK = 60_000_000  # moves x segments of one round: a second or two
 LEAST_MOVES = 2_000
+MOVE_S = 1e-7  # of a move and segment, on a common core
 HEATS = (0.03, 0.01, 0.1, 0.003)  # temperature at the start of a round, in units of its start's value
 PATHS = 120  # whose bounds are tried
 
@@ -71,6 +72,7 @@ class OffloadSearch(MappingSolver):
             x = (first if turn % 3 == 2 else best).copy()
             hot = HEATS[turn % len(HEATS)]
             after = anneal_calls(compiled, weight, moves, hot, request.seed * self.rounds + turn, x)
+            request.spend(moves * problem.segments * MOVE_S)
             if after < value:
                 best, value = x, after
                 history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))

@@ -150,7 +150,7 @@ class _Search:
         items = self.items
         if turn == 0:
             return topological_order(items, np.arange(items.count, dtype=np.float64), depth_first=False)
-        stages = None if self.best is None or turn % 4 == 1 else _stage_numbers(self.problem, items, self.best)
+        stages = None if self.best is None or turn % 4 == 1 else _stage_numbers(items, self.best)
         if stages is None:
             return topological_order(items, rng.random(items.count), depth_first=turn % 8 != 5)
         shuffled = rng.random(items.count) if turn % 2 else np.arange(items.count) / items.count
@@ -277,7 +277,7 @@ def _one_order(problem: MappingProblem) -> bool:
     return len(np.unique(feeds)) == problem.segments - 1
 
 
-def _stage_numbers(problem: MappingProblem, items: Items, assignment: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _stage_numbers(items: Items, assignment: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Place of each item's stage [I] in an order of the pipeline; None where the mapping is not contiguous."""
     of_item = np.empty(items.count, dtype=np.int64)
     of_item[items.item] = assignment

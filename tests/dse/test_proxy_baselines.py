@@ -40,7 +40,7 @@ def baseline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("dse.proxy.evaluate.networks.BATCH", 128)
         monkeypatch.setattr("dse.proxy.evaluate.networks.WIDTH", 48)
     if request.param == "learned":
-        monkeypatch.setattr("dse.proxy.evaluate.learned.STEPS", 250)
+        monkeypatch.setattr("dse.proxy.evaluate.learned.STEPS", 150)
     return predictor(request.param)
 
 

@@ -12,14 +12,6 @@ import workloads
 from workloads import WorkloadError, catalog
 from workloads.describe import compare, coverage
 
-
-@pytest.fixture(autouse=True, scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHIPFRONT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 UNPUBLISHED = {f"{model}-{size}" for model in ("videovit", "videoaudioast") for size in ("tiny", "small", "base")}
 """Models whose specification states no sizes: ours are checked by a formula in test_video_models.py."""
 

@@ -14,13 +14,6 @@ from workloads.specification import FOLDER, Part, Rule, Specification, compare_p
 MODEL_OF = {workloads.entry(name).specification: name for name in reversed(workloads.names())}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHIPFRONT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
 def test_every_table_is_a_model_s_and_says_why_what_is_built_differs(name):
     graph = workloads.load(MODEL_OF[name])

@@ -204,9 +204,6 @@ def _size(operator: str, arguments: Sequence[Array | None]) -> int:
     return 0
 
 
-_Frozen = tuple[str, tuple[int, ...], bytes]
-
-
 def _frozen(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (value.dtype, value.shape, value.tobytes())

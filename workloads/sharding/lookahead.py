@@ -118,13 +118,13 @@ class Lookahead:
             case Expand():
                 return self.fate(item, dim + len(view.new) - len(view.old), depth)
             case Reshape():
-                return self._reshaped(node, dim, item, view, depth)
+                return self._reshaped(dim, item, view, depth)
             case Parts() if dim >= view.rank:
                 return None
             case _:
                 return self.fate(item, dim, depth)
 
-    def _reshaped(self, node: fx.Node, dim: int, item: fx.Node, view: Reshape, depth: int) -> Fate | None:
+    def _reshaped(self, dim: int, item: fx.Node, view: Reshape, depth: int) -> Fate | None:
         """Of a dimension that becomes several, the first of them whose readers can take a cut."""
         ours, theirs = next(pair for pair in groups_of(view.old, view.new) if dim in pair[0])
         size, refused = view.old[dim], False

@@ -90,7 +90,7 @@ def segment_parts(program: ExportedProgram, segments: SegmentGraph) -> tuple[Seg
     weights = _weights(program)
     graph = program.graph
     position = {node: index for index, node in enumerate(graph.nodes)}
-    read = _read_elsewhere(graph, home)
+    read = _read_elsewhere(home)
     parts = []
     for segment in range(len(segments)):
         mine = [node for node, index in layers.items() if segments.segment_of_layer[index] == segment]
@@ -141,7 +141,7 @@ def _weights(program: ExportedProgram) -> dict[fx.Node, str]:
     }
 
 
-def _read_elsewhere(graph: fx.Graph, home: dict[fx.Node, int]) -> set[fx.Node]:
+def _read_elsewhere(home: dict[fx.Node, int]) -> set[fx.Node]:
     """Tensors that layers make and that, through views, another segment or the model's answer reads."""
     found = set()
     for node in home:

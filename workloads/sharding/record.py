@@ -40,11 +40,6 @@ class TensorLayout:
         """Whether every member has all of it."""
         return self.dim is None
 
-    @property
-    def piece_bytes(self) -> int:
-        """Bytes that each member has of it."""
-        return self.nbytes // max(len(self.pieces), 1)
-
     def piece(self, tensor: Tensor, member: int) -> Tensor:
         """Return what a member holds of the tensor."""
         if self.dim is None:

@@ -32,7 +32,6 @@ class Core:
         units: Units,
         start: NDArray[np.int64] | None,
         best: float,
-        bits: int = SCALE_BITS,
     ) -> None:
         from ortools.sat.python import cp_model
 
@@ -86,10 +85,6 @@ class Core:
     def modes_on(self, s: int) -> list[int]:
         """Return the modes that use slot s."""
         return [int(m) for m in np.flatnonzero(self.problem.members[:, s])]
-
-    def hint_on(self, u: int, m: int) -> bool | None:
-        """Return whether unit u runs in mode m in the start; None without one."""
-        return None if self.start is None else bool(self.start[u] == m)
 
     def time_ticks(self, ms: Any) -> Any:
         """Milliseconds -> ticks, rounded down; more than is allowed is one more than that: larger would overflow."""

@@ -90,13 +90,13 @@ def _by_groups(flow: Flow, call: Operation) -> list[Option]:
     found = []
     for shard in shards_of(flow, x):
         if shard.dim == 1 and (numbers := _groups_held(shard.cut, read)) is not None:
-            found.append(_group_option(call, shard.cut, numbers, read, made))
+            found.append(_group_option(call, shard.cut, numbers, made))
     if not found and not groups % flow.members:
         out = channel_cut(flow, call, 1, granule=made)
         numbers = _groups_held(out, made) if out is not None else None
         if numbers is not None:
             pieces = ((mine[:, None] * read + np.arange(read)).ravel() for mine in numbers)
-            found.append(_group_option(call, Cut(x.shape[1], tuple(pieces)), numbers, read, made))
+            found.append(_group_option(call, Cut(x.shape[1], tuple(pieces)), numbers, made))
     return found
 
 
@@ -113,7 +113,7 @@ def _groups_held(cut: Cut, size: int) -> list[NDArray[np.int64]] | None:
     return numbers
 
 
-def _group_option(call: Operation, cut: Cut, numbers: Sequence[NDArray[np.int64]], read: int, made: int) -> Option:
+def _group_option(call: Operation, cut: Cut, numbers: Sequence[NDArray[np.int64]], made: int) -> Option:
     pieces = tuple((mine[:, None] * made + np.arange(made)).ravel() for mine in numbers)
     out = Cut(call.shape[1], pieces)
     weight = Shard(0, cut if _transposed(call) else out)
