@@ -61,6 +61,11 @@ class Lagrangian(MappingSolver):
         limited = np.isfinite((problem.max_latency_ms, problem.max_energy_mj)).any()
         return not limited and not _skips(problem) and bool(problem.modes**problem.segments <= PROVABLE)
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return much: no other solver knows that a chain is one; see MappingSolver."""
+        return 60.0
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met; see MappingSolver."""
         from solvers.mapping._chain_kernel import beam, dual
