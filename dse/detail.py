@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dse.prediction import basis, ends_of, intervals, outside
 from dse.proxy.model import Bound, Outside
-from dse.residency import resident_weights
+from dse.residency import weights_of_slots
 from solvers.mapping.problem import Mapping
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def detail(
         "metrics": metrics.as_dict(),
         "prediction": basis(table.costs, table.system.names)
         | {"intervals": {name: list(ends) for name, ends in intervals(timeline, placement).items()}}
-        | {"outside": outside(table, timeline.assignment)},
+        | {"outside": outside(table, timeline.work.lead_slot)},
         "package": _package(table),
         "chips": _chips(timeline, table, placement),
         "links": _links(timeline, table),
@@ -65,15 +65,22 @@ def detail(
 def energy_split(timeline: Timeline) -> dict[str, float]:
     """Return the energy of one sample by item, mJ; the items sum to `energy_mj` of the metrics.
 
-    A layer's dynamic energy is divided as FLOPs x pJ/FLOP stands to bytes x pJ/byte.
+    A layer's dynamic energy is divided as FLOPs x pJ/FLOP stands to bytes x pJ/byte; that of a segment which a team
+    runs as if its first slot ran it.
     """
     costs, energy = timeline.table.costs, timeline.energy
-    column = timeline.table.type_of_slot[timeline.assignment][costs.segments.segment_of_layer]  # [N]
+    slot, of_layer = timeline.work.lead_slot, costs.segments.segment_of_layer
+    column = timeline.table.type_of_slot[slot][of_layer]  # [N]
     rows, chips = costs.segments.features, costs.features[column]
     compute = rows["flops"] * chips["pj_per_flop"]
     memory = (rows["weight_bytes"] + rows["input_bytes"] + rows["output_bytes"]) * chips["pj_per_byte"]
     both = compute + memory
     dynamic = costs.layers.energy_mj[np.arange(len(rows)), column]
+    whole_mj = timeline.table.energy_mj[np.arange(len(slot)), slot]
+    dynamic = (
+        dynamic
+        * np.where(whole_mj > 0.0, timeline.work.energy_mj / np.where(whole_mj > 0.0, whole_mj, 1.0), 0.0)[of_layer]
+    )
     compute_mj = float((dynamic * compute / np.where(both > 0.0, both, 1.0)).sum()) / costs.segments.batch
     return {
         "compute": compute_mj,
@@ -119,11 +126,15 @@ def _package(table: CostTable) -> dict[str, Any]:
 
 def _chips(timeline: Timeline, table: CostTable, placement: Placement) -> list[dict[str, Any]]:
     """One object a chip. Its power is what it draws for one input over the time that one input takes up."""
-    assignment, features = timeline.assignment, table.costs.features
+    work, features = timeline.work, table.costs.features
     slots = len(table.type_of_slot)
     dynamic_mj = np.zeros(slots)
-    np.add.at(dynamic_mj, assignment, table.energy_mj[np.arange(len(assignment)), assignment])
-    weights = resident_weights(table.segments, assignment, slots)
+    np.add.at(
+        dynamic_mj,
+        work.parts["slot"],
+        (work.energy_mj / work.members)[work.parts["segment"]] / work.variants,
+    )
+    weights = weights_of_slots(timeline)
     rows = []
     for place, (slot, chip) in enumerate(zip(table.system.occupied, table.system.present, strict=True)):
         turned = bool(placement.rotated[place])
@@ -163,26 +174,30 @@ def _links(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
 
 
 def _segments(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
-    bound = table.costs.bound[np.arange(len(timeline.assignment)), table.type_of_slot[timeline.assignment]]
+    """One object a segment; of one that a team runs `slot`, and the `bound` there, is the first of its slots."""
+    work, slots = timeline.work, len(table.type_of_slot)
+    bound = table.costs.bound[np.arange(len(work.modes)), table.type_of_slot[work.lead_slot]]
+    no_ends = {"latency_low_ms": None, "latency_high_ms": None}
     return [
         {
             "id": segment.id,
             "name": segment.name,
             "slot": int(slot),
-            "latency_ms": float(table.latency_ms[k, slot]),
-            **ends_of(table, k, int(slot)),
-            "energy_mj": float(table.energy_mj[k, slot]),
+            "latency_ms": float(work.compute_ms[0, k]),
+            **(ends_of(table, k, int(slot)) if work.modes[k] < slots else no_ends),
+            "energy_mj": float(work.energy_mj[k]),
             "flops": float(segment.flops),
             "bytes": float(segment.bytes),
             "bound": Bound(int(bound[k])).label,
         }
-        for k, (segment, slot) in enumerate(zip(table.segments, timeline.assignment, strict=True))
+        for k, (segment, slot) in enumerate(zip(table.segments, work.lead_slot, strict=True))
     ]
 
 
 def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
-    segments, layers = table.segments, table.costs.layers
-    slot = timeline.assignment[segments.segment_of_layer]
+    """One object a layer; none of a split segment, of whose layers each member runs a part."""
+    segments, layers, work = table.segments, table.costs.layers, timeline.work
+    slot = work.lead_slot[segments.segment_of_layer]
     column = table.type_of_slot[slot]
     here = np.arange(len(slot))
     outside_of = None if layers.outside is None else layers.outside[here, column]
@@ -199,7 +214,7 @@ def _layers(timeline: Timeline, table: CostTable) -> list[dict[str, Any]]:
             "bound": Bound(int(bound[n])).label,
             "outside": [] if outside_of is None else list(Outside(int(outside_of[n])).labels),
         }
-        for n in here.tolist()
+        for n in np.flatnonzero(work.members[segments.segment_of_layer] == 1).tolist()
     ]
 
 
@@ -214,10 +229,10 @@ def _rooflines(table: CostTable) -> dict[str, dict[str, float]]:
 
 
 def _transfers(timeline: Timeline, table: CostTable) -> list[list[float]]:
-    edges, size = table.segments.edges, table.segments.edge_bytes
+    edges = table.segments.edges
     return [
-        [*edges[edge].tolist(), number, source, target, start, end, float(size[edge])]
-        for edge, number, source, target, start, end in timeline.transfers.tolist()
+        [*edges[edge].tolist(), number, source, target, start, end, size]
+        for edge, number, source, target, start, end, size in timeline.transfers.tolist()
     ]
 
 

@@ -16,10 +16,12 @@ from chiplib.chip import Precision
 from chiplib.package import slot_centres
 from dse.cost_table import CostTable, SegmentCosts
 from dse.detail import detail
+from dse.mapped_work import MappedWork
 from dse.prediction import intervals
 from dse.search.bounds import SLOPES
 from dse.simulate import simulate
 from dse.space import DesignPoint, design_id
+from dse.teams import TeamCosts
 from dse.timeline import Timeline
 from solvers.mapping.bounds import lower_bounds
 from solvers.mapping.problem import Mapping as SegmentMapping
@@ -213,16 +215,13 @@ class Evaluator:
         )
 
 
-def place(table: CostTable, assignment: NDArray[np.int64], *, solver: str = "grid") -> Placement:
+def place(
+    table: CostTable, assignment: NDArray[np.int64], *, teams: TeamCosts | None = None, solver: str = "grid"
+) -> Placement:
     """Choose a package slot for each chip so that the bytes of this mapping travel short ways."""
     system, package = table.system, table.system.package
     occupied = np.asarray(system.occupied)
-    chip_of_slot = np.full(system.slots, -1)
-    chip_of_slot[occupied] = np.arange(len(occupied))
-    traffic = np.zeros((len(occupied), len(occupied)))
-    source, target = assignment[table.segments.edges].T
-    np.add.at(traffic, (chip_of_slot[source], chip_of_slot[target]), table.segments.edge_bytes)
-    np.fill_diagonal(traffic, 0.0)
+    traffic = MappedWork.of(table, assignment, teams).bytes_between(system.slots)[np.ix_(occupied, occupied)]
     chips = [system.chips[slot] for slot in occupied]
     return solve_placement(
         PlacementProblem(

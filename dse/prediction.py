@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as Dict
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from dse.proxy.model import Outside
 from dse.proxy.software import Software
 from dse.simulate import simulate
-from solvers.mapping.evaluate import times
+from solvers.mapping.evaluate import evaluate
 
 if TYPE_CHECKING:
     from dse.cost_table import CostTable, SegmentCosts
+    from dse.teams import TeamCosts
     from dse.timeline import Timeline
-    from solvers.mapping.problem import MappingProblem
+    from solvers.mapping.problem import Mapping, MappingProblem
     from solvers.placement.problem import Placement
 
 Interval = tuple[float, float]
@@ -44,7 +46,7 @@ def basis(costs: SegmentCosts, chips: Sequence[str] | None = None) -> dict[str, 
     }
 
 
-def chips_by_software(prediction: Mapping[str, Any]) -> dict[Software, list[str]]:
+def chips_by_software(prediction: Dict[str, Any]) -> dict[Software, list[str]]:
     """Return the chips of a prediction, as `basis` describes it, by the software that it speaks for there."""
     chips: dict[Software, list[str]] = {}
     for chip, software in prediction["software"].items():
@@ -122,15 +124,26 @@ def _share(time_ms: NDArray[np.float64], layers: NDArray[np.bool_]) -> float:
     return 1.0 if layers.all() else float(time_ms[layers].sum() / (time_ms.sum() or 1.0))
 
 
-def mapping_interval(table: CostTable, problem: MappingProblem, assignment: NDArray[np.int64]) -> Interval | None:
-    """Return the interval of a mapping's time as `problem` has it (see `intervals`); None where there is none."""
+def mapping_interval(
+    table: CostTable, problem: MappingProblem, mapping: Mapping, teams: TeamCosts | None = None
+) -> Interval | None:
+    """Return the interval of a mapping's time as `problem` has it (see `intervals`); None where there is none.
+
+    `teams` are those of the problem. Between its ends members of a split are off to the same side, too.
+    """
     if table.costs.low_ms is None:
         return None
-    low, high = (
-        float(times(replace(problem, compute_ms=table.at(end).latency_ms), assignment[None])[0])
-        for end in ("low", "high")
-    )
-    return low, high
+    order = mapping.order[None] if len(mapping.order) else None
+    ends: tuple[Literal["low"], Literal["high"]] = ("low", "high")
+    ends_ms: list[float] = []
+    for end in ends:
+        compute_ms = table.at(end).latency_ms
+        if teams is not None and teams.teams:
+            compute_ms = np.hstack([compute_ms, teams.at(end).compute_ms])
+        ends_ms.append(
+            float(evaluate(replace(problem, compute_ms=compute_ms), mapping.assignment[None], order).latency_ms[0])
+        )
+    return ends_ms[0], ends_ms[1]
 
 
 def intervals(timeline: Timeline, placement: Placement | None, *, contention: bool = True) -> dict[str, Interval]:
@@ -146,13 +159,15 @@ def intervals(timeline: Timeline, placement: Placement | None, *, contention: bo
     found = [timeline] + [
         simulate(
             table.segments,
-            timeline.assignment,
+            timeline.work.modes,
             table.system,
             placement,
             inputs=timeline.inputs,
             regime=timeline.regime,
             contention=contention,
             table=table.at(end),
+            teams=None if timeline.teams is None else timeline.teams.at(end),
+            order=timeline.order,
         )
         for end in ("low", "high")
     ]

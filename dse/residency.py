@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from dse.timeline import Timeline
     from workloads import SegmentGraph
+    from workloads.sharding.record import SplitSizes
 
 MEMORY = np.dtype([("slot", "i8"), ("ms", "f8"), ("bytes", "f8")])
 
@@ -20,35 +22,36 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
     Weights lie there all the time. The boundary output of a segment lies on its slot from the start of the segment to
     the end of its last consumer there or of its last transfer; a received copy on the consumer's slot from the start of
     the transfer to the end of the consumer. What a running segment needs beyond these (its workspace without its
-    boundary tensors) lies there while it runs. At one instant what ends is freed before what starts is claimed.
+    boundary tensors) lies there while it runs. Members of a split have an even piece of the output each, and weights
+    and a workspace of their own. At one instant what ends is freed before what starts is claimed.
     """
-    costs, assignment = timeline.table.costs, timeline.assignment
-    segments, cut = costs.segments, timeline.cut_edges
+    work, segments = timeline.work, timeline.table.segments
+    inputs = timeline.inputs
     producer, consumer = segments.edges.T
-    start = timeline.compute["start_ms"].reshape(timeline.inputs, -1)
-    end = timeline.compute["end_ms"].reshape(timeline.inputs, -1)
-    sent = timeline.transfers["start_ms"].reshape(timeline.inputs, -1)
-    arrived = timeline.transfers["end_ms"].reshape(timeline.inputs, -1)
+    spans, moves = timeline.compute.reshape(inputs, -1), timeline.transfers
+    part = work.parts[: spans.shape[1]]  # of a variant: all have the same segments and members
+    first = np.flatnonzero(part["member"] == 0)
+    start, end = spans["start_ms"][:, first], spans["end_ms"][:, first]  # [inputs, K]
 
     released = end.copy()  # boundary outputs
     if len(producer):
-        by_edge = end[:, consumer]
-        by_edge[:, cut] = arrived
+        arrived = np.full((inputs, len(producer)), -np.inf)
+        arrived[moves["input"], moves["edge"]] = moves["end_ms"]
+        by_edge = np.maximum(arrived, np.where(_used_in_place(timeline), end[:, consumer], -np.inf))
         order = np.argsort(producer, kind="stable")
-        first = np.flatnonzero(np.diff(producer[order], prepend=-1))
-        with_consumers = producer[order][first]
+        begins = np.flatnonzero(np.diff(producer[order], prepend=-1))
+        with_consumers = producer[order][begins]
         released[:, with_consumers] = np.maximum(
-            released[:, with_consumers], np.maximum.reduceat(by_edge[:, order], first, axis=1)
+            released[:, with_consumers], np.maximum.reduceat(by_edge[:, order], begins, axis=1)
         )
-    working = np.maximum(segments.workspace_bytes - segments.output_bytes - costs.input_bytes, 0.0)
-    copies = consumer[cut]
-    weights = resident_weights(segments, assignment, len(timeline.site_of_slot))
-    used = np.unique(assignment)
+    owner, share = part["segment"], 1.0 / work.members[part["segment"]]
+    weights = weights_of_slots(timeline)
+    used = np.unique(work.parts["slot"])
 
-    claims = (  # slot [n], bytes [n], from [inputs, n], to [inputs, n]
-        (assignment, segments.output_bytes, start, released),
-        (assignment[copies], segments.edge_bytes[cut], sent, end[:, copies]),
-        (assignment, working, start, end),
+    claims = (  # slot [inputs, n] or [n], bytes [n], from [inputs, n] or [n], to as from
+        (spans["slot"], share * segments.output_bytes[owner], start[:, owner], released[:, owner]),
+        (moves["target"], moves["bytes"], moves["start_ms"], end[moves["input"], consumer[moves["edge"]]]),
+        (spans["slot"], _working_bytes(timeline, part), start[:, owner], end[:, owner]),
     )
     slot: list[NDArray[np.int64]] = [used]
     ms, change = [np.zeros(len(used))], [weights[used]]
@@ -58,6 +61,54 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
             change.append(np.broadcast_to(sign * size, times.shape).reshape(-1))
             ms.append(times.reshape(-1))
     return _running_sum(np.concatenate(slot), np.concatenate(ms), np.concatenate(change))
+
+
+def _used_in_place(timeline: Timeline) -> NDArray[np.bool_]:
+    """[inputs, E] whether a consumer runs on a slot on which the producer's output, or a piece of it, lies."""
+    work, edges = timeline.work, timeline.table.segments.edges
+    on = np.zeros((work.variants, len(work.modes), len(timeline.site_of_slot)), np.bool_)
+    on[work.parts["variant"], work.parts["segment"], work.parts["slot"]] = True
+    both = np.einsum("rks,rks->rk", on[:, edges[:, 0]], on[:, edges[:, 1]])
+    used: NDArray[np.bool_] = both[np.arange(timeline.inputs) % work.variants]
+    return used
+
+
+def _splits(timeline: Timeline, part: NDArray[np.void]) -> Iterator[tuple[int, int, SplitSizes]]:
+    """Yield the place in `part`, the member and what the split needs of each part that is a member of one."""
+    teams, slots = timeline.teams, len(timeline.site_of_slot)
+    shared = np.flatnonzero(timeline.work.modes[part["segment"]] >= slots)
+    sizes: dict[int, SplitSizes] = {}
+    for place in shared.tolist():
+        k, member = int(part["segment"][place]), int(part["member"][place])
+        split = None if teams is None else teams.splits.get((k, int(timeline.work.modes[k]) - slots))
+        if split is not None:
+            if k not in sizes:
+                sizes[k] = split.at(timeline.table.segments.float_bytes)
+            yield place, member, sizes[k]
+
+
+def _working_bytes(timeline: Timeline, part: NDArray[np.void]) -> NDArray[np.float64]:
+    """Bytes [parts] that each part needs beside its boundary tensors while it runs."""
+    costs, owner = timeline.table.costs, part["segment"]
+    needs = costs.segments.workspace_bytes[owner]
+    for place, member, sizes in _splits(timeline, part):
+        needs[place] = sizes.workspace_bytes[member]
+    boundary = (costs.segments.output_bytes + costs.input_bytes)[owner] / timeline.work.members[owner]
+    beside: NDArray[np.float64] = np.maximum(needs - boundary, 0.0)
+    return beside
+
+
+def weights_of_slots(timeline: Timeline) -> NDArray[np.float64]:
+    """Return the bytes of weights in each slot [S]: of a split what its member has, of replicas all of them on each."""
+    modes, segments = timeline.work.modes, timeline.table.segments
+    slots = len(timeline.site_of_slot)
+    weights = resident_weights(segments, np.minimum(modes, slots), slots + 1)[:slots]  # of what one slot runs alone
+    part = np.unique(timeline.work.parts[["segment", "member", "slot"]])
+    held = np.where(modes >= slots, segments.weight_bytes, 0.0)[part["segment"]]
+    for place, member, sizes in _splits(timeline, part):
+        held[place] = sizes.weight_bytes[member]
+    np.add.at(weights, part["slot"], held)
+    return weights
 
 
 def resident_weights(segments: SegmentGraph, assignment: NDArray[np.int64], slots: int) -> NDArray[np.float64]:

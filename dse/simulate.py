@@ -11,12 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from chiplib.chip import Precision
 from dse.cost_table import CostTable, cost_table
 from dse.errors import DseError
+from dse.mapped_work import LinkHolds, MappedWork
 from dse.proxy.model import DEFAULT
 from dse.timeline import SPAN, TRANSFER, Timeline, steady_period_ms
 from solvers.mapping.problem import Mapping, Regime
 
 if TYPE_CHECKING:
     from chiplib.system import System
+    from dse.teams import TeamCosts
     from solvers.placement.problem import Placement
     from workloads.segments import SegmentGraph
 
@@ -40,19 +42,28 @@ def simulate(
     framework: str | None = None,
     timer: str | None = None,
     table: CostTable | None = None,
+    teams: TeamCosts | None = None,
+    order: ArrayLike | None = None,
 ) -> Timeline:
     """Simulate `inputs` inputs (batches) of a mapped workload.
 
-    `mapping` gives the slot of each segment [K]. `layout` says in which slot of the package each chip lies
-    (`site[c]` of the c-th occupied slot); without one, chips lie where the system has them. A `table` of this system
-    spares computing it; `model`, `precision`, `framework` and `timer` are then the table's.
+    `mapping` gives the slot of each segment [K], or the number of slots and that of one of `teams`. `order` [K] is that
+    in which slots run their segments (serial), unless the mapping has one; without, they keep to the numbers. `layout`
+    says in which slot of the package each chip lies (`site[c]` of the c-th occupied slot); without one, chips lie where
+    the system has them. A `table` of this system spares computing it; `model`, `precision`, `framework` and `timer` are
+    then the table's.
 
     A slot runs one segment at a time, without preemption. The transfer of an edge between slots is ready when its
     producer has ended, holds every link of its route for bytes x ms_per_byte (cut-through: the circuit is held) and
     arrives a route latency after that. With `contention` a link carries one transfer at a time, in the order in which
     they became ready (ties: lower input, then lower edge); without, a transfer never waits.
 
-    serial     One input at a time. A slot runs its segments in number order, as MappingProblem has it.
+    A team runs a split segment together: it starts when the turn of the segment has come on all of its slots, and each
+    is busy for the slowest member and the collectives, which hold the team's links from the start on. The pieces of an
+    edge from or to a team go side by side, each link held for its own part of them. Replicas run an input each, whole.
+    Without contention all of this is what MappingProblem charges, and so is the latency of one input.
+
+    serial     One input at a time. A slot runs its segments in number order, or in `order`, as MappingProblem has it.
     pipelined  Inputs enter as long as fewer than `window` are in flight. Of the segments that are ready, a slot takes
                that of the oldest input, then the lowest. By Little's law a rate 1 / P and a latency L mean L / P inputs
                in flight. The default window is the least of 1, 1.5, 2 and 3 times L / P, with L that of an input alone
@@ -60,7 +71,7 @@ def simulate(
                with the best rate): the pipe is full, and inputs do not queue for longer than that needs.
 
     Raises DseError for an unknown regime, and where the mapping does not fit the workload, a segment may not run where
-    it is put, or the layout does not fit the system.
+    it is put, the order is none of the segments or does not go with the regime, or the layout does not fit the system.
     """
     if table is None:
         table = cost_table(segments, system, model=model, precision=precision, framework=framework, timer=timer)
@@ -70,22 +81,32 @@ def simulate(
         raise DseError(f"no regime is called {regime!r}", f"one of {', '.join(get_args(Regime))}")
     if inputs < 1 or (window is not None and window < 1):
         raise DseError(f"cannot simulate {inputs} inputs with a window of {window}", "both at least 1")
-    assignment = _checked_assignment(mapping.assignment if isinstance(mapping, Mapping) else mapping, table)
+    if isinstance(mapping, Mapping):
+        order = mapping.order if order is None and len(mapping.order) else order
+        mapping = mapping.assignment
     site_of_slot = site_of_slots(system, layout)
-    job = _Job.of(table, assignment, site_of_slot, regime)
+    work = MappedWork.of(table, mapping, teams, site_of_slot)
+    turn = _turns(order, table)
     if regime == "serial":
         window = 1
-    elif window is None:
+        if work.takes_turns:
+            raise DseError("replicas take inputs in turn, and serial runs one at a time", "regime: pipelined")
+    elif order is not None:
+        raise DseError("an order of segments does not go with the pipelined regime", "regime: serial")
+    job = _Job.of(table, work, site_of_slot, turn if regime == "serial" else None)
+    if window is None:
         window = _filling_window(job, inputs, contention)
     window = min(window, inputs)
     events = job.run(inputs=inputs, window=window, contention=contention)
     without = job.run(inputs=inputs, window=window, contention=False) if events.waited else events
     return Timeline(
-        compute=_spans(events, assignment),
-        transfers=_transfers(events, job, assignment),
+        compute=_spans(events, work),
+        transfers=_transfers(events, work),
         makespan_ms=float(events.end.max()),
         table=table,
-        assignment=assignment,
+        work=work,
+        teams=teams,
+        order=None if order is None else np.asarray(order, np.int64),
         site_of_slot=site_of_slot,
         regime=regime,
         inputs=inputs,
@@ -133,72 +154,74 @@ class _Events:
 class _Job:
     """A mapped workload as the event loop takes it."""
 
-    compute_ms: NDArray[np.float64]  # [K]
-    slot: NDArray[np.int64]  # [K]
+    work: MappedWork
     slots: int
     links: int
+    member_start: NDArray[np.int64]  # [R x K + 1] slots of a segment: of work.parts
     producer_start: NDArray[np.int64]  # [K + 1]
     order: NDArray[np.int64]
-    consumer: NDArray[np.int64]  # [E']: the edges, then in the serial regime what keeps slots in number order
-    remote: NDArray[np.bool_]  # [E']
-    hold_ms: NDArray[np.float64]  # [E']
-    latency_ms: NDArray[np.float64]  # [E']
-    link_start: NDArray[np.int64]  # [E' + 1]
-    link: NDArray[np.int64]
+    consumer: NDArray[np.int64]  # [E']: the edges, then in the serial regime what keeps slots in order
+    remote: NDArray[np.bool_]  # [R, E']
+    carry_ms: NDArray[np.float64]  # [R, E']
+    latency_ms: NDArray[np.float64]  # [R, E']
+    edge_links: LinkHolds  # of the edges
+    inner_links: LinkHolds  # of the segments' collectives
 
     @classmethod
-    def of(cls, table: CostTable, assignment: NDArray[np.int64], site: NDArray[np.int64], regime: Regime) -> _Job:
+    def of(cls, table: CostTable, work: MappedWork, site: NDArray[np.int64], turn: NDArray[np.int64] | None) -> _Job:
+        """`turn` [K] is the place of each segment in the order that slots keep, None where they keep none."""
         segments, routes = table.segments, table.system.routes
-        count = len(assignment)
+        count, variants, parts = len(work.modes), work.variants, work.parts
         producer, consumer = segments.edges[:, 0], segments.edges[:, 1]
-        cut = assignment[producer] != assignment[consumer]
-        if regime == "serial":  # a slot's segments one after another: each waits for the one before
-            by_slot = np.argsort(assignment, kind="stable")
-            follows = assignment[by_slot[1:]] == assignment[by_slot[:-1]]
-            producer = np.concatenate([producer, by_slot[:-1][follows]])
-            consumer = np.concatenate([consumer, by_slot[1:][follows]])
-        edges = len(producer)
-        remote = np.zeros(edges, np.bool_)
-        remote[: len(cut)] = cut
-        hold_ms, latency_ms = np.zeros(edges), np.zeros(edges)
-        crossing = np.flatnonzero(remote)
-        p, q = site[assignment[producer[crossing]]], site[assignment[consumer[crossing]]]
-        hold_ms[crossing] = segments.edge_bytes[crossing] * routes.ms_per_byte[p, q]
-        latency_ms[crossing] = routes.latency_ms[p, q]
-        uses = routes.uses_link[p, q]
-        row, link = np.nonzero(uses)
-        per_edge = np.zeros(edges, np.int64)
-        per_edge[crossing] = np.bincount(row, minlength=len(crossing))
+        if turn is not None:  # a slot's segments one after another: each waits for the one before
+            mine = parts[parts["variant"] == 0]
+            mine = mine[np.lexsort((turn[mine["segment"]], mine["slot"]))]
+            follows = mine["slot"][1:] == mine["slot"][:-1]
+            producer = np.concatenate([producer, mine["segment"][:-1][follows]])
+            consumer = np.concatenate([consumer, mine["segment"][1:][follows]])
+        shape = variants, len(producer)
+        pieces = work.pieces
+        row, p, q = pieces["variant"], site[pieces["source"]], site[pieces["target"]]
+        remote, longest_ms, latency_ms = np.zeros(shape, np.bool_), np.zeros(shape), np.zeros(shape)
+        remote[row, pieces["owner"]] = True
+        np.maximum.at(latency_ms, (row, pieces["owner"]), routes.latency_ms[p, q])
+        np.maximum.at(longest_ms, (row, pieces["owner"]), pieces["bytes"] * routes.ms_per_byte[p, q])
+        edge_links = LinkHolds.of(pieces, shape=shape, site=site, routes=routes)
         return cls(
-            compute_ms=table.latency_ms[np.arange(count), assignment],
-            slot=assignment,
+            work=work,
             slots=len(site),
-            links=uses.shape[1],
+            links=routes.uses_link.shape[-1],
+            member_start=_offsets(np.bincount(parts["variant"] * count + parts["segment"], minlength=variants * count)),
             producer_start=_offsets(np.bincount(producer, minlength=count)),
             order=np.argsort(producer, kind="stable"),
             consumer=np.ascontiguousarray(consumer),
             remote=remote,
-            hold_ms=hold_ms,
+            carry_ms=np.maximum(longest_ms, edge_links.busiest_ms().reshape(shape)),
             latency_ms=latency_ms,
-            link_start=_offsets(per_edge),
-            link=np.ascontiguousarray(link),
+            edge_links=edge_links,
+            inner_links=LinkHolds.of(work.collectives, shape=(variants, count), site=site, routes=routes),
         )
 
     def run(self, *, inputs: int, window: int, contention: bool) -> _Events:
         from dse.simulate_kernels import run_events  # compiled: loaded only where a simulation runs
 
         start, end, sent, arrived, waited = run_events(
-            self.compute_ms,
-            self.slot,
+            self.work.compute_ms,
+            self.member_start,
+            np.ascontiguousarray(self.work.parts["slot"]),
             self.slots,
             self.producer_start,
             self.order,
             self.consumer,
             self.remote,
-            self.hold_ms,
+            self.carry_ms,
             self.latency_ms,
-            self.link_start,
-            self.link,
+            self.edge_links.start,
+            self.edge_links.link,
+            self.edge_links.hold_ms,
+            self.inner_links.start,
+            self.inner_links.link,
+            self.inner_links.hold_ms,
             self.links,
             inputs,
             window,
@@ -207,12 +230,16 @@ class _Job:
         return _Events(start=start, end=end, sent=sent, arrived=arrived, waited=bool(waited))
 
     def period_ms(self, contention: bool) -> float:
-        """Load of one input on the busiest slot, and with contention on the busiest link."""
-        load = float(np.bincount(self.slot, weights=self.compute_ms).max())
-        if contention and len(self.link):
-            held = np.repeat(self.hold_ms, np.diff(self.link_start))
-            load = max(load, float(np.bincount(self.link, weights=held).max()))
-        return load
+        """Load of one input on the busiest slot, and with contention on the busiest link; the mean of variants."""
+        parts = self.work.parts
+        busy_ms = self.work.compute_ms[parts["variant"], parts["segment"]]
+        load = float(np.bincount(parts["slot"], weights=busy_ms).max())
+        if contention and self.links:
+            both = self.edge_links, self.inner_links
+            link = np.concatenate([each.link for each in both])
+            hold_ms = np.concatenate([each.hold_ms for each in both])
+            load = max(load, float(np.bincount(link, weights=hold_ms, minlength=self.links).max()))
+        return load / self.work.variants
 
 
 def _filling_window(job: _Job, inputs: int, contention: bool) -> int:
@@ -237,41 +264,42 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
-def _checked_assignment(assignment: ArrayLike, table: CostTable) -> NDArray[np.int64]:
-    slots = np.array(assignment, np.int64, order="C")
-    count, width = table.latency_ms.shape
-    if slots.shape != (count,):
-        raise DseError(f"the mapping has shape {slots.shape}, the workload {count} segments", "one slot a segment")
-    if slots.min() < 0 or slots.max() >= width:
-        bad = int(np.flatnonzero((slots < 0) | (slots >= width))[0])
-        raise DseError(f"segment {bad} is mapped to slot {slots[bad]}", f"slots are 0 to {width - 1}")
-    allowed = table.allowed[np.arange(count), slots]
-    if not allowed.all():
-        segment = int(np.flatnonzero(~allowed)[0])
-        raise DseError(f"segment {segment} cannot run on slot {slots[segment]}", table.why_not(segment, slots[segment]))
-    if crowded := table.crowded(slots):
-        raise DseError(f"the mapping breaks a rule of a chip: {crowded[0]}", "fewer layers there, or one more chip")
-    return slots
+def _turns(order: ArrayLike | None, table: CostTable) -> NDArray[np.int64]:
+    """Return the place [K] of each segment in an order, by number where there is none."""
+    count = len(table.segments)
+    if order is None or not np.size(order):
+        return np.arange(count)
+    given = np.asarray(order)
+    turn = np.full(count, -1, np.int64)
+    if given.shape == (count,) and np.issubdtype(given.dtype, np.integer) and given.min() >= 0 and given.max() < count:
+        turn[given] = np.arange(count)
+    if turn.min() < 0:
+        raise DseError(f"the order is no permutation of {count} segments", "each segment once")
+    producer, consumer = table.segments.edges.T
+    if (back := np.flatnonzero(turn[producer] > turn[consumer])).size:
+        i, j = table.segments.edges[back[0]]
+        raise DseError(f"the order runs segment {j} before segment {i}, which it reads of", "a topological order")
+    return turn
 
 
-def _spans(events: _Events, assignment: NDArray[np.int64]) -> NDArray[np.void]:
-    inputs, count = events.start.shape
-    spans = np.empty((inputs, count), SPAN)
-    spans["segment"] = np.arange(count)
-    spans["slot"] = assignment
-    spans["input"] = np.arange(inputs)[:, None]
-    spans["start_ms"], spans["end_ms"] = events.start, events.end
+def _spans(events: _Events, work: MappedWork) -> NDArray[np.void]:
+    inputs = len(events.start)
+    parts = work.parts.reshape(work.variants, -1)[np.arange(inputs) % work.variants]  # [inputs, P]
+    spans = np.empty(parts.shape, SPAN)
+    number = np.arange(inputs)[:, None]
+    spans["segment"], spans["slot"], spans["input"] = parts["segment"], parts["slot"], number
+    spans["start_ms"], spans["end_ms"] = (times[number, parts["segment"]] for times in (events.start, events.end))
     return spans.reshape(-1)
 
 
-def _transfers(events: _Events, job: _Job, assignment: NDArray[np.int64]) -> NDArray[np.void]:
-    crossing = np.flatnonzero(job.remote)
-    producer = np.empty(len(job.consumer), np.int64)
-    producer[job.order] = np.repeat(np.arange(len(assignment)), np.diff(job.producer_start))
-    moves = np.empty((len(events.sent), len(crossing)), TRANSFER)
-    moves["edge"] = crossing
-    moves["input"] = np.arange(len(events.sent))[:, None]
-    moves["source"] = assignment[producer[crossing]]
-    moves["target"] = assignment[job.consumer[crossing]]
-    moves["start_ms"], moves["end_ms"] = events.sent[:, crossing], events.arrived[:, crossing]
-    return moves.reshape(-1)
+def _transfers(events: _Events, work: MappedWork) -> NDArray[np.void]:
+    inputs, pieces = len(events.sent), work.pieces
+    first = np.searchsorted(pieces["variant"], np.arange(work.variants + 1))
+    rows = [np.arange(first[v], first[v + 1]) for v in range(work.variants)]
+    number = np.repeat(np.arange(inputs), [len(rows[i % work.variants]) for i in range(inputs)])
+    mine = pieces[np.concatenate([rows[i % work.variants] for i in range(inputs)])]
+    moves = np.empty(len(mine), TRANSFER)
+    moves["edge"], moves["input"], moves["bytes"] = mine["owner"], number, mine["bytes"]
+    moves["source"], moves["target"] = mine["source"], mine["target"]
+    moves["start_ms"], moves["end_ms"] = (times[number, mine["owner"]] for times in (events.sent, events.arrived))
+    return moves

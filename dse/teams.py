@@ -9,7 +9,7 @@ team first (see dse.boundaries).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise, permutations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,20 +53,40 @@ class TeamCosts:
     members: NDArray[np.bool_]  # [T, S]
     compute_ms: NDArray[np.float64]  # [K, T] of each slot of the team
     energy_mj: NDArray[np.float64]  # [K, T] dynamic, of all slots
+    own_ms: NDArray[np.float64]  # [K, T] compute_ms without collectives
+    own_mj: NDArray[np.float64]  # [K, T] energy_mj without collectives
     resident_bytes: NDArray[np.float64]  # [K, T] on each slot
     allowed: NDArray[np.bool_]  # [K, T]
     splits: dict[tuple[int, int], SegmentSplit]  # segment and team -> what it runs; replicas have none
+    low_ms: NDArray[np.float64] | None = None  # [K, T] interval of own_ms, of models that give one
+    high_ms: NDArray[np.float64] | None = None  # [K, T]
+
+    def at(self, end: Literal["low", "high"]) -> TeamCosts:
+        """Return the costs with what chips compute at that end of its interval. What links do is taken as known.
+
+        Raises DseError where the model gives no intervals.
+        """
+        own_ms = self.low_ms if end == "low" else self.high_ms
+        if own_ms is None:
+            raise DseError("the cost model of these teams gives no intervals", "model: learned")
+        waits = np.where(self.allowed, self.compute_ms, 0.0) - np.where(self.allowed, self.own_ms, 0.0)
+        return replace(self, own_ms=own_ms, compute_ms=own_ms + waits)
 
     def relays(self, segment: int, team: int) -> tuple[Relay, ...]:
         """Return what the members of a segment's split pass on among themselves before it starts."""
         return relays(self.splits[segment, team], made_by(self.splits, team))
 
-    def sent_within(self, segment: int, team: int, float_bytes: int) -> NDArray[np.float64]:
-        """Return the bytes [members] that each sends to the others for a segment, with values of `float_bytes`."""
+    def collective_bytes(self, segment: int, team: int, float_bytes: int) -> NDArray[np.float64]:
+        """Return the bytes [collectives, members] that each sends to the others for a segment, in order.
+
+        Values have `float_bytes`; what members pass on before they start comes last.
+        """
         passed_on = [_scaled(relay, float_bytes) for relay in self.relays(segment, team)]
-        total: NDArray[np.float64] = np.vstack([self.splits[segment, team].at(float_bytes).sent_bytes, *passed_on]).sum(
-            axis=0
-        )
+        return np.vstack([self.splits[segment, team].at(float_bytes).sent_bytes, *passed_on])
+
+    def sent_within(self, segment: int, team: int, float_bytes: int) -> NDArray[np.float64]:
+        """Return the bytes [members] that each sends to the others for a segment in all."""
+        total: NDArray[np.float64] = self.collective_bytes(segment, team, float_bytes).sum(axis=0)
         return total
 
 
@@ -102,7 +122,8 @@ def team_costs(
     found = [Team(slots=chosen, way=way) for chosen in teams for way in ("channels", "sequence")]
     found += [Team(slots=chosen, way="replicate") for chosen in teams if replicate]
     shape = len(segments), len(found)
-    compute_ms, energy_mj, resident = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape)
+    compute_ms, energy_mj, own_ms, own_mj, low_ms, high_ms = np.full((6, *shape), np.inf)
+    resident = np.zeros(shape)
     chosen_split: dict[tuple[int, int], SegmentSplit] = {}
     priced = _priced(table, splits)
     sized = [split.at(segments.float_bytes) for split in splits]
@@ -110,8 +131,12 @@ def team_costs(
     for t, team in enumerate(found):
         on = list(team.slots)
         if team.way == "replicate":
-            compute_ms[:, t] = table.latency_ms[:, on].max(axis=1) / team.size
-            energy_mj[:, t] = table.energy_mj[:, on].mean(axis=1)
+            compute_ms[:, t] = own_ms[:, t] = table.latency_ms[:, on].max(axis=1) / team.size
+            energy_mj[:, t] = own_mj[:, t] = table.energy_mj[:, on].mean(axis=1)
+            if table.costs.low_ms is not None:
+                low_ms[:, t], high_ms[:, t] = (
+                    table.at(end).latency_ms[:, on].max(axis=1) / team.size for end in ("low", "high")
+                )
             resident[:, t] = segments.weight_bytes + 2.0 * segments.output_bytes
             continue
         types = table.type_of_slot[on]
@@ -120,16 +145,21 @@ def team_costs(
         made: dict[str, TensorLayout] = {}
         for k, tried in groupby(in_order, key=lambda number: splits[number].segment):
             for number in tried:
-                split, (latency_ms, dynamic_mj) = splits[number], priced[number]
+                split, cost = splits[number], priced[number]
                 if split.groups != team.size or (split.way == "sequence") != (team.way == "sequence"):
                     continue
                 sizes = sized[number]
                 passed_on = [_scaled(relay, segments.float_bytes) for relay in relays(split, made)]
-                wait_ms, moved_mj = _collectives(routes, on, np.vstack([sizes.sent_bytes, *passed_on]))
-                time_ms = float(latency_ms[np.arange(team.size), types].max()) + wait_ms
-                if time_ms < compute_ms[k, t]:
-                    compute_ms[k, t] = time_ms
-                    energy_mj[k, t] = float(dynamic_mj[np.arange(team.size), types].sum()) + moved_mj
+                wait_ms, moved_mj = collective_costs(routes, on, np.vstack([sizes.sent_bytes, *passed_on]))
+                slowest_ms = cost.slowest(cost.latency_ms, types)
+                if slowest_ms + wait_ms < compute_ms[k, t]:
+                    own_ms[k, t], compute_ms[k, t] = slowest_ms, slowest_ms + wait_ms
+                    own_mj[k, t] = float(cost.energy_mj[np.arange(team.size), types].sum())
+                    energy_mj[k, t] = own_mj[k, t] + moved_mj
+                    if cost.low_ms is not None and cost.high_ms is not None:
+                        low_ms[k, t], high_ms[k, t] = (
+                            cost.slowest(ends, types) for ends in (cost.low_ms, cost.high_ms)
+                        )
                     resident[k, t] = float(sizes.weight_bytes.max()) + 2.0 * segments.output_bytes[k] / team.size
                     chosen_split[k, t] = split
             if (k, t) in chosen_split:
@@ -144,6 +174,10 @@ def team_costs(
         members=members,
         compute_ms=np.where(allowed, compute_ms, np.inf),
         energy_mj=np.where(allowed, energy_mj, np.inf),
+        own_ms=np.where(allowed, own_ms, np.inf),
+        own_mj=np.where(allowed, own_mj, np.inf),
+        low_ms=None if table.costs.low_ms is None else np.where(allowed, low_ms, np.inf),
+        high_ms=None if table.costs.low_ms is None else np.where(allowed, high_ms, np.inf),
         resident_bytes=resident,
         allowed=allowed,
         splits=chosen_split,
@@ -230,11 +264,17 @@ def _scaled(relay: Relay, float_bytes: int) -> NDArray[np.float64]:
     return relay.sent_bytes * (float_bytes / traced if traced else 1.0)
 
 
-def _collectives(routes: Routes, on: Sequence[int], sent: NDArray[np.float64]) -> tuple[float, float]:
-    """Time in ms and energy in mJ of collectives in which each slot of `on` sends `sent` [C, G] bytes, evenly."""
+def collective_costs(
+    routes: Routes, on: Sequence[int] | NDArray[np.int64], sent: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return time in ms and energy in mJ of collectives in which each slot of `on` sends `sent` [C, G] bytes, evenly.
+
+    They come one after the other: each takes the longest route's latency, and the time of the link that carries most.
+    """
     if not len(sent):
         return 0.0, 0.0
-    pairs = np.ix_(on, on)
+    there = np.asarray(on)
+    pairs = np.ix_(there, there)
     per_link = (routes.ms_per_byte[pairs][..., None] * routes.uses_link[pairs]).sum(axis=1)  # [G, L] a byte to each
     to_each = sent / (len(on) - 1)  # [C, G]
     slowest = np.maximum(
@@ -244,8 +284,31 @@ def _collectives(routes: Routes, on: Sequence[int], sent: NDArray[np.float64]) -
     return wait_ms, float((to_each @ routes.mj_per_byte[pairs].sum(axis=1)).sum())
 
 
-def _priced(table: CostTable, splits: Sequence[SegmentSplit]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Latency in ms and dynamic energy in mJ [members, chip types] of each split, in one call of the model."""
+def crowded(table: CostTable, members: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Say which slots break a network rule, as `CostTable.crowded`, where segments run on `members` [K, S]."""
+    size, ranked = members.sum(axis=1), np.argsort(~members, axis=1, kind="stable")
+    said: list[str] = []
+    for turn in range(int(size.max())):
+        said += table.crowded(ranked[np.arange(len(members)), np.minimum(turn, size - 1)])
+    return tuple(dict.fromkeys(said))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Priced:
+    """What the members of a split cost on each chip type, [members, chip types]."""
+
+    latency_ms: NDArray[np.float64]
+    energy_mj: NDArray[np.float64]
+    low_ms: NDArray[np.float64] | None
+    high_ms: NDArray[np.float64] | None
+
+    def slowest(self, values_ms: NDArray[np.float64], types: NDArray[np.int64]) -> float:
+        """The largest of the members' values on chips of these types."""
+        return float(values_ms[np.arange(len(types)), types].max())
+
+
+def _priced(table: CostTable, splits: Sequence[SegmentSplit]) -> list[_Priced]:
+    """Price the members of each split, in one call of the model."""
     costs = table.costs
     if not splits:
         return []
@@ -262,12 +325,27 @@ def _priced(table: CostTable, splits: Sequence[SegmentSplit]) -> list[tuple[NDAr
     )
     layers = cost_model(costs.model).predict(asked)
     ends = np.cumsum([len(row) for row in rows])
-    sums = [
-        np.stack([part.sum(axis=0) for part in np.split(values, ends[:-1])])
-        for values in (layers.latency_ms, layers.energy_mj)
-    ]
     first = np.cumsum([0, *(len(split.members) for split in splits)])
-    return [(sums[0][a:b], sums[1][a:b]) for a, b in pairwise(first)]
+
+    def by_split(values: NDArray[np.float64] | None) -> list[NDArray[np.float64]] | None:
+        if values is None:
+            return None
+        of_member = np.stack([part.sum(axis=0) for part in np.split(values, ends[:-1])])
+        return [of_member[a:b] for a, b in pairwise(first)]
+
+    latency_ms, energy_mj, low_ms, high_ms = map(
+        by_split, (layers.latency_ms, layers.energy_mj, layers.low_ms, layers.high_ms)
+    )
+    assert latency_ms is not None and energy_mj is not None
+    return [
+        _Priced(
+            latency_ms=latency_ms[number],
+            energy_mj=energy_mj[number],
+            low_ms=None if low_ms is None else low_ms[number],
+            high_ms=None if high_ms is None else high_ms[number],
+        )
+        for number in range(len(splits))
+    ]
 
 
 def _together(graphs: Sequence[WorkloadGraph]) -> WorkloadGraph:

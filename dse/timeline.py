@@ -10,16 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.errors import DseError
+from dse.mapped_work import MappedWork, sum_between
 from dse.metrics import Metrics
 from dse.residency import live_memory
 from solvers.mapping.problem import Regime
 
 if TYPE_CHECKING:
     from dse.cost_table import CostTable
+    from dse.teams import TeamCosts
 
 SPAN = np.dtype([("segment", "i8"), ("slot", "i8"), ("input", "i8"), ("start_ms", "f8"), ("end_ms", "f8")])
 TRANSFER = np.dtype(
-    [("edge", "i8"), ("input", "i8"), ("source", "i8"), ("target", "i8"), ("start_ms", "f8"), ("end_ms", "f8")]
+    [
+        ("edge", "i8"),
+        ("input", "i8"),
+        ("source", "i8"),
+        ("target", "i8"),
+        ("start_ms", "f8"),
+        ("end_ms", "f8"),
+        ("bytes", "f8"),
+    ]
 )
 
 
@@ -42,15 +52,18 @@ class Timeline:
     """Spans of compute [n] and of transfers [m] between slots, and what follows from them.
 
     A transfer's span is the time during which it holds its links and its bytes are under way, hop latency included.
-    Spans are ordered by input, then segment; transfers by input, then edge. Slots are those of the system; the chip of
+    Spans are ordered by input, then segment, then member of a team; transfers by input, then edge, and its pieces by
+    slots. Slots are those of the system; the chip of
     slot s lies in package slot `site_of_slot[s]`, between which the links run.
     """
 
-    compute: NDArray[np.void]  # SPAN [inputs x K]
-    transfers: NDArray[np.void]  # TRANSFER [inputs x cut edges]
+    compute: NDArray[np.void]  # SPAN [inputs x parts]: a part is a segment on one of its slots
+    transfers: NDArray[np.void]  # TRANSFER [pieces of cut edges]
     makespan_ms: float
     table: CostTable
-    assignment: NDArray[np.int64]  # [K]
+    work: MappedWork
+    teams: TeamCosts | None
+    order: NDArray[np.int64] | None  # [K] in which slots ran their segments, None: by number
     site_of_slot: NDArray[np.int64]  # [S], -1 where empty
     regime: Regime
     inputs: int
@@ -61,17 +74,15 @@ class Timeline:
     complete_without_contention_ms: NDArray[np.float64]  # [inputs]
     period_bound_ms: float  # load of the busiest resource by one input: no steady stream is faster
 
-    @cached_property
-    def cut_edges(self) -> NDArray[np.int64]:
-        """Edges between slots, in number order."""
-        producer, consumer = self.table.segments.edges.T
-        return np.flatnonzero(self.assignment[producer] != self.assignment[consumer])
+    @property
+    def assignment(self) -> NDArray[np.int64]:
+        """[K] slot of each segment, or the number of slots and that of its team."""
+        return self.work.modes
 
     @cached_property
-    def cut_route(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Package slots from and to which each of the cut edges runs."""
-        producer, consumer = self.table.segments.edges[self.cut_edges].T
-        return self.site_of_slot[self.assignment[producer]], self.site_of_slot[self.assignment[consumer]]
+    def cut_edges(self) -> NDArray[np.int64]:
+        """Edges of which anything crosses between slots, in number order."""
+        return np.unique(self.work.pieces["owner"])
 
     @cached_property
     def slot_busy_ms(self) -> NDArray[np.float64]:
@@ -81,19 +92,39 @@ class Timeline:
         return busy
 
     @cached_property
+    def sent_bytes(self) -> NDArray[np.float64]:
+        """[S, S] bytes from slot to slot, all inputs together: transfers, and collectives of teams."""
+        slots, variants = len(self.site_of_slot), self.work.variants
+        collectives = self.work.collectives
+        runs = np.array([len(range(v, self.inputs, variants)) for v in range(variants)])  # inputs of each variant
+        within = collectives.copy()
+        within["bytes"] *= runs[collectives["variant"]]
+        return sum_between(self.transfers, slots) + sum_between(within, slots)
+
+    @cached_property
     def link_busy_ms(self) -> NDArray[np.float64]:
         """[L] time for which each directed link of the package is held."""
-        routes = self.table.system.routes
-        held = self.table.segments.edge_bytes[self.cut_edges] * routes.ms_per_byte[self.cut_route]
-        busy: NDArray[np.float64] = held @ routes.uses_link[self.cut_route].astype(np.float64)
-        return self.inputs * busy
+        return self._over_links(self._by_site(self.sent_bytes) * self.table.system.routes.ms_per_byte)
 
     @cached_property
     def link_bytes(self) -> NDArray[np.float64]:
         """[L] bytes that each directed link carries, all inputs together."""
-        carried = self.table.segments.edge_bytes[self.cut_edges]
-        load: NDArray[np.float64] = carried @ self.table.system.routes.uses_link[self.cut_route].astype(np.float64)
-        return self.inputs * load
+        return self._over_links(self._by_site(self.sent_bytes))
+
+    def _by_site(self, between: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bring what is between slots [S, S] to the package slots in which their chips lie."""
+        moved = np.zeros_like(between)
+        there = np.flatnonzero(self.site_of_slot >= 0)
+        moved[np.ix_(self.site_of_slot[there], self.site_of_slot[there])] = between[np.ix_(there, there)]
+        return moved
+
+    def _over_links(self, between: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[L] sum of what is between package slots [S, S] over the links of its route."""
+        source, target = np.nonzero(between)
+        load: NDArray[np.float64] = between[source, target] @ self.table.system.routes.uses_link[source, target].astype(
+            np.float64
+        )
+        return load
 
     @cached_property
     def memory(self) -> NDArray[np.void]:
@@ -132,10 +163,10 @@ class Timeline:
     def energy(self) -> EnergySplit:
         """Energy of one sample, by where it goes."""
         table, batch = self.table, self.table.segments.batch
-        moved = table.segments.edge_bytes[self.cut_edges] * table.system.routes.mj_per_byte[self.cut_route]
+        moved = self._by_site(self.sent_bytes) * table.system.routes.mj_per_byte
         return EnergySplit(
-            dynamic_mj=float(table.energy_mj[np.arange(len(self.assignment)), self.assignment].sum()) / batch,
-            links_mj=float(moved.sum()) / batch,
+            dynamic_mj=float(self.work.energy_mj.sum()) / batch,
+            links_mj=float(moved.sum()) / self.inputs / batch,
             static_mj=float(table.system.static_w * self.period_ms) / batch,  # W x ms = mJ
         )
 

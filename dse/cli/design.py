@@ -11,9 +11,6 @@ import click
 from dse.cli.app import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from dse.cost_table import CostTable, Objective
     from dse.fine_split import FineSplitMapping
     from dse.teams import TeamCosts
@@ -287,7 +284,7 @@ def map_design(
     import solvers
     from dse.fine_split import split_fine
     from dse.prediction import mapping_interval
-    from dse.teams import split_teams
+    from dse.teams import crowded, split_teams
 
     table = cost_design(workload=workload, package=package, chips=chips, precision=precision, batch=batch, **costing)
     modes = split_teams(workload, table, sizes=teams, replicate=replicate) if teams else None
@@ -300,7 +297,6 @@ def map_design(
             workload, table, mapping, objective=objective, seed=seed, regime=regime, contiguous=contiguous, **fine
         )
         modes, problem, mapping = split.teams, split.problem, split.mapping
-    in_teams = bool((mapping.assignment >= problem.slots).any())
     design = MappedDesign(
         workload=workload,
         package=package,
@@ -312,31 +308,18 @@ def map_design(
         table=table,
         mapping=mapping,
         regime=problem.regime,
-        interval=None
-        if in_teams or not len(mapping.assignment)
-        else mapping_interval(table, alone, mapping.assignment),
+        interval=mapping_interval(table, problem, mapping, modes) if len(mapping.assignment) else None,
         problem=problem,
         teams=modes,
         fine=split,
     )
     if not len(mapping.assignment):
         _refuse(design)
-    if crowded := _crowded(table, problem.members[mapping.assignment]):
+    if reasons := crowded(table, problem.members[mapping.assignment]):
         raise InputError(
-            f"{design.title}: the mapping that was found breaks a rule of a chip: {crowded[0]}", "more chips"
+            f"{design.title}: the mapping that was found breaks a rule of a chip: {reasons[0]}", "more chips"
         )
     return design
-
-
-def _crowded(table: CostTable, members: NDArray[np.bool_]) -> tuple[str, ...]:
-    """Say which slots break a network rule, as `CostTable.crowded`, where segments run on `members` [K, S]."""
-    import numpy as np
-
-    size, ranked = members.sum(axis=1), np.argsort(~members, axis=1, kind="stable")
-    said: list[str] = []
-    for turn in range(int(size.max())):
-        said += table.crowded(ranked[np.arange(len(members)), np.minimum(turn, size - 1)])
-    return tuple(dict.fromkeys(said))
 
 
 def _refuse(design: MappedDesign) -> NoReturn:

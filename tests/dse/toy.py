@@ -22,6 +22,7 @@ class ToySegments:
     output_bytes: np.ndarray
     workspace_bytes: np.ndarray
     batch: int = 1
+    float_bytes: int = 2
     shares_weights: bool = False  # each segment has its own
     graph: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(mode="inference"))
 
@@ -43,6 +44,10 @@ class ToySystem:
     area_mm2: float = 100.0
     cost_usd: float = 50.0
     package: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="toy"))
+
+    @property
+    def slots(self) -> int:
+        return len(self.chips)
 
     @property
     def occupied(self) -> np.ndarray:
