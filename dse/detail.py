@@ -47,8 +47,7 @@ def detail(
         "segments": _segments(timeline, table),
         "layers": _layers(timeline, table),
         "rooflines": _rooflines(table),
-        "compute": [list(span) for span in timeline.compute.tolist()],
-        "transfers": _transfers(timeline, table),
+        **spans(timeline),
         "memory": [list(event) for event in thinned(timeline.memory, MEMORY_EVENTS).tolist()],
         "cost": {item: float(usd) for item, usd in table.system.cost.items.items()},
         "energy": energy_split(timeline),
@@ -59,6 +58,19 @@ def detail(
             "lower_bound": float(placement.lower_bound),
             "solver": placement.solver,
         },
+    }
+
+
+def spans(timeline: Timeline) -> dict[str, list[list[float]]]:
+    """Return what ran where and when: `compute`, of a team a span on each slot, and `transfers`, of an edge its pieces.
+
+    compute: [segment, slot, input, start_ms, end_ms]; transfers: [from segment, to segment, input, source slot, target
+    slot, start_ms, end_ms, bytes].
+    """
+    edges = timeline.table.segments.edges
+    return {
+        "compute": [list(span) for span in timeline.compute.tolist()],
+        "transfers": [[*edges[edge].tolist(), *rest] for edge, *rest in timeline.transfers.tolist()],
     }
 
 
@@ -226,14 +238,6 @@ def _rooflines(table: CostTable) -> dict[str, dict[str, float]]:
         for column, chip in enumerate(table.costs.chips)
         if chip.name in used
     }
-
-
-def _transfers(timeline: Timeline, table: CostTable) -> list[list[float]]:
-    edges = table.segments.edges
-    return [
-        [*edges[edge].tolist(), number, source, target, start, end, size]
-        for edge, number, source, target, start, end, size in timeline.transfers.tolist()
-    ]
 
 
 def _mapping(mapping: Mapping | Dict[str, Any]) -> dict[str, Any]:

@@ -41,17 +41,18 @@ def training_terms(segments: SegmentGraph) -> TrainingTerms:
     of_part = segment_of_layer[parts["layer"]]
     trained = np.isin(parts["weight"], np.unique(parts["weight"][phase[parts["layer"]] == "optimizer"]))
     group = _sharing(of_part[trained & ~updates[of_part]], parts["weight"][trained & ~updates[of_part]], count)
+    home = np.full(int(parts["weight"].max(initial=-1)) + 1, -1)  # group that reads a weight
     read = ~updates[of_part]
-    home = dict(zip(parts["weight"][read].tolist(), group[of_part[read]].tolist(), strict=True))  # of a weight
-    for k in np.flatnonzero(updates).tolist():
-        mine = parts[(of_part == k) & trained]
-        size: dict[int, int] = {}
-        for part in mine:
-            if int(part["weight"]) in home:
-                target = home[int(part["weight"])]
-                size[target] = size.get(target, 0) + int(part["end"] - part["first"])
-        if size:
-            group[k] = max(size, key=lambda target: size[target])
+    home[parts["weight"][read]] = group[of_part[read]]
+    here = np.flatnonzero(trained & updates[of_part] & (home[parts["weight"]] >= 0))
+    segment, sizes = of_part[here], (parts["end"] - parts["first"])[here]
+    pairs, first, inverse = np.unique(
+        np.stack([segment, home[parts["weight"][here]]]), axis=1, return_index=True, return_inverse=True
+    )
+    updated = np.bincount(inverse.reshape(-1), weights=sizes, minlength=len(first))
+    most = np.lexsort((first, -updated, pairs[0]))  # by segment, the group with most bytes first
+    joining, place = np.unique(pairs[0, most], return_index=True)
+    group[joining] = pairs[1, most[place]]
     source, target = segments.edges[:, 0], segments.edges[:, 1]
     saved = ~backward[source] & backward[target]
     largest = np.zeros(count)

@@ -10,18 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reports.compare_page import write_comparison
+    from reports.design_page import write_design
     from reports.export import write_perfetto, write_tables
     from reports.page import write
     from reports.run import Run, read_run
     from reports.workload_page import write_workload
 
-__all__ = ["Run", "read_run", "write", "write_comparison", "write_perfetto", "write_tables", "write_workload"]
+__all__ = [
+    "Run",
+    "read_run",
+    "write",
+    "write_comparison",
+    "write_design",
+    "write_perfetto",
+    "write_tables",
+    "write_workload",
+]
 
 _HOME = {
     "Run": "reports.run",
     "read_run": "reports.run",
     "write": "reports.page",
     "write_comparison": "reports.compare_page",
+    "write_design": "reports.design_page",
     "write_perfetto": "reports.export",
     "write_tables": "reports.export",
     "write_workload": "reports.workload_page",

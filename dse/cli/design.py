@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dse.cli.app import InputError
+from dse.cli.workload_options import MODE_OPTIONS, run_mode_of
 
 if TYPE_CHECKING:
     from dse.cost_table import CostTable, Objective
@@ -28,8 +29,19 @@ COST_OPTIONS = (
     click.option("--segments", "count", type=click.IntRange(min=1), help="Cut the layers into so many segments."),
     click.option("--segment-size", type=click.IntRange(min=1), help="Layers a segment.  [default: 4]"),
     click.option("--depth", type=click.IntRange(min=1), help="One segment a module at this depth of the model."),
+    *MODE_OPTIONS,
 )
 """What says how the segments of a workload on given chips are cut and costed."""
+
+PROBLEM_OPTIONS = (
+    click.option(
+        "--micro-batches",
+        type=click.IntRange(min=1),
+        help="Of a training step, with --objective throughput: inputs in flight at most.",
+    ),
+    click.option("--free-order", is_flag=True, help="The solver also chooses the order of segments on a chip."),
+)
+"""What says which freedom a mapping of them has."""
 
 OPTIONS = (
     click.argument("workload"),
@@ -44,6 +56,7 @@ OPTIONS = (
         help="What to make best; throughput is that of a stream of inputs.",
     ),
     *COST_OPTIONS,
+    *PROBLEM_OPTIONS,
     click.option(
         "--deadline", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds."
     ),
@@ -136,7 +149,8 @@ class MappedDesign:
             "energy_mj": mapping.energy_mj,
             "prediction": self.prediction(),
             "assignment": mapping.assignment,
-            "segments": [dict(zip(SEGMENT_KEYS, row, strict=True)) for row in self.segment_rows()],
+            "order": mapping.order if len(mapping.order) else None,
+            "segments": self.segment_dicts(),
         } | ({"fine_split": self.fine.as_dict()} if self.fine else {})
 
     def prediction(self) -> dict[str, Any]:
@@ -147,6 +161,10 @@ class MappedDesign:
 
         first = np.argmax(self.problem.members, axis=1)  # of replicas and members one speaks for all
         return basis(self.table.costs, self.chips) | {"outside": outside(self.table, first[self.mapping.assignment])}
+
+    def segment_dicts(self) -> list[dict[str, Any]]:
+        """Return an object of SEGMENT_KEYS for each segment."""
+        return [dict(zip(SEGMENT_KEYS, row, strict=True)) for row in self.segment_rows()]
 
     def segment_rows(self) -> list[tuple[object, ...]]:
         """Return a row of SEGMENT_KEYS for each segment."""
@@ -166,7 +184,7 @@ class MappedDesign:
                     slots[0],
                     "+".join(dict.fromkeys(self.chips[slot] for slot in slots)),
                     float(problem.compute_ms[segment.id, mode]),
-                    *(ends_of(table, segment.id, slots[0]).values() if alone else (None, None)),
+                    *(ends_of(table, segment.id, slots[0]).values() if alone else self._ends_of_team(segment.id, mode)),
                     float(problem.energy_mj[segment.id, mode]),
                     slots,
                     way,
@@ -186,6 +204,14 @@ class MappedDesign:
         split = self.teams.splits[segment, number]
         sent = self.teams.sent_within(segment, number, self.table.segments.float_bytes)
         return split.way, float(sent.sum()), split.largest_share
+
+    def _ends_of_team(self, segment: int, mode: int) -> tuple[float | None, float | None]:
+        """The interval of a segment's time on a team; None where the model gives none."""
+        if self.teams is None or self.teams.low_ms is None:
+            return None, None
+        number = mode - self.problem.slots
+        low, high = (float(self.teams.at(end).compute_ms[segment, number]) for end in ("low", "high"))
+        return low, high
 
     def proof(self) -> str:
         """Return how good the mapping is, in a sentence."""
@@ -219,6 +245,9 @@ def cost_design(
     count: int | None,
     segment_size: int | None,
     depth: int | None,
+    mode: str = "inference",
+    optimizer: str | None = None,
+    recompute: str | None = None,
 ) -> CostTable:
     """Trace and cost. Raises the error of the package that meets a wrong word, InputError for chips without a name."""
     import chiplib
@@ -230,10 +259,11 @@ def cost_design(
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) > 1:
         raise click.UsageError("--segments, --segment-size and --depth exclude each other")
+    run_mode = run_mode_of(mode, optimizer, recompute)
     names = chip_names(chips)
     shelf = chiplib.load_library(library)
     system = chiplib.System.build(package=package, chips=list(names), library=shelf)
-    graph = workload_graph(workload, batch=batch)
+    graph = workload_graph(workload, mode=run_mode, batch=batch)
     segments = workloads.build_segments(graph, **(given or {"segment_size": 4}))
     return cost_table(
         segments,
@@ -273,12 +303,15 @@ def map_design(
     regime: Regime | None = None,
     teams: Sequence[int] = (),
     replicate: bool = False,
+    free_order: bool = False,
+    micro_batches: int | None = None,
     fine: dict[str, Any] | None = None,
     **costing: Any,
 ) -> MappedDesign:
     """Cost and map. Raises what `cost_design` raises, InputError where nothing fits.
 
     `teams` are the sizes of teams that segments may be split over, and with `replicate` those that take inputs in turn;
+    `free_order` and `micro_batches` are those of `CostTable.mapping_problem`;
     `fine` the settings of `dse.fine_split.split_fine`, which splits the segments of a mapping afterwards.
     """
     import solvers
@@ -288,14 +321,17 @@ def map_design(
 
     table = cost_design(workload=workload, package=package, chips=chips, precision=precision, batch=batch, **costing)
     modes = split_teams(workload, table, sizes=teams, replicate=replicate) if teams else None
-    alone = table.mapping_problem(objective, regime=regime, contiguous=contiguous)
-    problem = table.mapping_problem(objective, regime=regime, contiguous=contiguous, teams=modes) if modes else alone
+    terms: dict[str, Any] = {
+        "regime": regime,
+        "contiguous": contiguous,
+        "free_order": free_order,
+        "micro_batches": micro_batches,
+    }
+    problem = table.mapping_problem(objective, teams=modes, **terms)
     mapping = solvers.solve_mapping(problem, solver=solver, deadline_s=deadline, seed=seed)
     split = None
     if fine is not None and len(mapping.assignment):
-        split = split_fine(
-            workload, table, mapping, objective=objective, seed=seed, regime=regime, contiguous=contiguous, **fine
-        )
+        split = split_fine(workload, table, mapping, objective=objective, seed=seed, **terms, **fine)
         modes, problem, mapping = split.teams, split.problem, split.mapping
     design = MappedDesign(
         workload=workload,

@@ -48,7 +48,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return ends
 
 
-OPTIONS = (
+MODE_OPTIONS = (
     click.option(
         "--mode", metavar="MODE", default="inference", show_default=True, help="inference, or train: one step."
     ),
@@ -58,6 +58,11 @@ OPTIONS = (
         metavar="N|PATH,PATH",
         help="Compute activations again in the step's backward pass: of modules N names deep, or of these paths.",
     ),
+)
+"""What says which work of a model is meant; read by `run_mode_of`."""
+
+OPTIONS = (
+    *MODE_OPTIONS,
     click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples in a batch."),
     click.option("--precision", metavar="NAME", help="fp32, fp16, bf16, fp8 or int8: same operations, other bytes."),
     click.option("--segments", type=click.IntRange(min=1), metavar="K", help="Cut into K segments of least traffic."),

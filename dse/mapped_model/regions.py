@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +36,17 @@ class Region:
     def scatter(self, memory: Memory, content: Tensor) -> None:
         """Write what `gather` gave elsewhere to where the tensor has it: permuted channels are put back in order."""
         here = memory.bytes_of(self.base)
-        there = self._handed_on(here).contiguous()
-        places = self._cut(torch.arange(there.numel()).reshape(there.shape), memory)
-        there.view(-1)[places] = content
+        there = self._handed_on(here)
+        if self.part is None:
+            sizes = {dim: len(indices) for dim, indices in self.picks.items()}
+            piece = content.reshape([sizes.get(dim, size) for dim, size in enumerate(there.shape)])
+        else:
+            piece = _picked(there, self.picks)
+            piece[_picked(self._handed_on(memory.mask(self.part, self.base)), self.picks)] = content
+        _put(there, list(self.picks.items()), piece)
         if self.perm is not None:
             dim, perm = self.perm
-            there = ChannelPermute(torch.from_numpy(np.argsort(perm)), dim)(there)
-        here.copy_(there)
+            here.copy_(ChannelPermute(torch.from_numpy(np.argsort(perm)), dim)(there))
 
     def _handed_on(self, tensor: Tensor) -> Tensor:
         if self.perm is None:
@@ -56,6 +61,21 @@ class Region:
         if self.part is None:
             return cut.reshape(-1)
         return cut[_picked(self._handed_on(memory.mask(self.part, self.base)), self.picks)]
+
+
+def _put(tensor: Tensor, picks: Sequence[tuple[int, NDArray[np.int64]]], piece: Tensor) -> None:
+    """Write a piece to where `_picked` takes it from, with no more memory than it and the pieces on the way have."""
+    if not picks:
+        if piece is not tensor:
+            tensor.copy_(piece)
+        return
+    (dim, indices), *further = picks
+    where = torch.from_numpy(indices)
+    if further:
+        outer = tensor.index_select(dim, where)
+        _put(outer, further, piece)
+        piece = outer
+    tensor.index_copy_(dim, where, piece)
 
 
 def _picked(tensor: Tensor, picks: dict[int, NDArray[np.int64]]) -> Tensor:

@@ -36,10 +36,14 @@ class TimelineInfo:
 
 
 def timeline_info(run: Run) -> TimelineInfo:
-    """Gather the spans; of a stream of inputs, those of a window in its middle."""
-    detail = knee_detail(run)
+    """Gather the spans of the knee, as `timeline_of`."""
+    return timeline_of(knee_detail(run))
+
+
+def timeline_of(detail: Detail) -> TimelineInfo:
+    """Gather the spans of a point; of a stream of inputs, those of a window in its middle."""
     if not detail.compute:
-        raise NotApplicable("The timeline file of the knee holds no spans.")
+        raise NotApplicable("The timeline file of the point holds no spans.")
     inputs = len({span[2] for span in detail.compute})
     ends = [span[4] for span in detail.compute] + [span[6] for span in detail.transfers]
     whole = max(ends)
@@ -98,12 +102,19 @@ def _window(detail: Detail, inputs: int, whole_ms: float) -> tuple[float, float]
     return (order[low], order[high]) if order[high] > order[low] else (0.0, whole_ms)
 
 
+def draw_knee(info: TimelineInfo) -> list[Block]:
+    """The chart of the knee, what contention costs, and where all of it is."""
+    detail = info.detail
+    trace = f"timelines/{detail.design}-{detail.point}.perfetto.json"
+    return [*draw_timeline(info), Text(text=f"In full: {trace}, for ui.perfetto.dev.", tone="note")]
+
+
 def draw_timeline(info: TimelineInfo) -> list[Block]:
     """The chart, and what contention costs."""
     detail = info.detail
     numbers = "Numbers are segments, written where they fit; rest the pointer on a span for its name and times."
     if info.inputs == 1:
-        caption = f"One input through the recommended system, {number(info.whole_ms)} ms. {numbers}"
+        caption = f"One input through the system, {number(info.whole_ms)} ms. {numbers}"
     elif info.gantt.end_ms - info.gantt.start_ms < info.whole_ms:
         caption = (
             f"A window of the steady state: {number(info.gantt.start_ms)} to {number(info.gantt.end_ms)} ms of "
@@ -113,7 +124,6 @@ def draw_timeline(info: TimelineInfo) -> list[Block]:
         caption = f"{count(info.inputs, 'input')} in {number(info.whole_ms)} ms. Colour tells them apart. {numbers}"
     if info.hidden_pairs:
         caption += f" Left out: {count(info.hidden_pairs, 'less busy pair')} of slots."
-    caption += f" In full: timelines/{detail.design}-{detail.point}.perfetto.json, for ui.perfetto.dev."
     blocks: list[Block] = [Figure(svg=draw_gantt(info.gantt), caption=caption)]
     if detail.contention is not None:
         with_ms, without_ms = detail.contention.with_ms, detail.contention.without_ms
@@ -134,4 +144,4 @@ def draw_timeline(info: TimelineInfo) -> list[Block]:
     return blocks
 
 
-SECTION = Section(key="timeline", title="Timeline", order=50, info=timeline_info, draw=draw_timeline)
+SECTION = Section(key="timeline", title="Timeline", order=50, info=timeline_info, draw=draw_knee)

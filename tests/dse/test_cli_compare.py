@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from dse.cli import cli
 
+SYSTEM = ("--package", "interposer_2x2", "--chips", "big_core,big_core")
 CONTRACT = {"instance", "solver", "objective", "lower_bound", "gap", "status", "wall_s", "contiguous"}
 NET = """
 import torch
@@ -108,6 +109,29 @@ def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: py
     assert (bounded[0]["objective"], bounded[0]["status"]) == (None, "infeasible")
 
 
+def test_solvers_are_compared_on_a_training_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trained_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("--objective", "throughput", "--segments", "5", "--contiguous", "--model", "roofline")
+    step = ("--mode", "train", "--optimizer", "sgd", *words, "--micro-batches", "2")
+    compared = ("--workload", "trained_net:factory", "--system", "interposer_2x2:big_core,big_core", "--assignments")
+    solvers = ("--solver", "greedy", "--solver", "cp_sat", "--deadline", "60", "--json")
+    greedy, exact = rows_of(invoke(*compared, *solvers, *step))
+    assert exact["status"] == "optimal"
+    assert (greedy["regime"], exact["lower_bound"] <= greedy["objective"]) == ("pipelined", True)
+    (forward,) = rows_of(invoke(*compared, "--objective", "throughput", "--solver", "cp_sat", *words[4:], "--json"))
+    assert len(exact["assignment"]) == 5 > len(forward["assignment"])
+    assert exact["objective"] > forward["objective"]
+    mapped = CliRunner().invoke(
+        cli,
+        ["map", "trained_net:factory", *SYSTEM, *step, "--solver", "cp_sat", "--json"],
+    )
+    assert mapped.exit_code == 0, mapped.output
+    told = json.loads(mapped.stdout)
+    assert told["objective"] == pytest.approx(exact["objective"], rel=1e-9)
+    assert told["simulation"]["period_ms"] >= told["objective"] * (1 - 1e-9)
+
+
 def test_the_table_marks_the_best_and_says_why_a_solver_has_none(instances: Path) -> None:
     names = ("--solver", "greedy", "--solver", "nope")
     shown = invoke("--instances", str(instances / "gap"), str(instances / "throughput-inputs"), *names)
@@ -137,6 +161,8 @@ def test_a_page_and_tables_are_written(instances: Path, tmp_path: Path) -> None:
         (("--workload", "resnet18", "--instances", "{here}"), 2, "either"),
         (("--instances", "{here}", "--precision", "fp8"), 2, "--precision goes with --workload"),
         (("--instances", "{here}", "--max-energy", "3"), 2, "--max-energy goes with --workload"),
+        (("--instances", "{here}", "--mode", "train"), 2, "--mode goes with --workload"),
+        (("--workload", "resnet18", "--system", "a:b", "--optimizer", "sgd"), 2, "give --mode train"),
         (("--workload", "resnet18", "--system", "a:b", "--devices", "3"), 2, "--devices goes with --instances"),
         (("{here}",), 2, "files are given by --instances"),
         (("--instances", "{here}", "--solver", "greedi"), 1, "did you mean 'greedy'"),

@@ -129,3 +129,46 @@ def test_solvers_are_compared_on_teams() -> None:
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     assert any(isinstance(where, list) for row in rows for where in row["assignment"].values())
+
+
+def test_the_simulation_of_teams_agrees_with_the_mapping_and_its_timeline_shows_every_member(tmp_path: Path) -> None:
+    answer = mapped("--teams", "2,4", "--html", "teams.html")
+    simulation = answer["simulation"]
+    assert simulation["latency_without_contention_ms"] == pytest.approx(answer["latency_ms"], rel=1e-12)
+    assert simulation["latency_ms"] >= simulation["latency_without_contention_ms"]
+    rows = {row["id"]: row["slots"] for row in answer["segments"]}
+    ran: dict[int, list[int]] = {}
+    for segment, slot, _, start, end in simulation["timeline"]["compute"]:
+        ran.setdefault(segment, []).append(slot)
+        assert end - start == pytest.approx(answer["segments"][segment]["latency_ms"])
+    assert ran == rows
+    page = (tmp_path / "teams.html").read_text()
+    assert "0 + 1 + 2 + 3" in page and "<svg" in page
+    placed = dse("simulate", "shared_nets:net", *SYSTEM, "--segment-size", "2", "--teams", "2", "--replicate",
+                 "--objective", "throughput", "--inputs", "8", "--deadline", "2", "--json")  # fmt: skip
+    assert placed.exit_code == 0, placed.output
+    told = json.loads(placed.stdout)
+    assert told["simulation"]["period_ms"] >= told["objective"] * (1 - 1e-9)
+
+
+def test_a_free_order_is_simulated_as_it_was_mapped() -> None:
+    options = ("--free-order", "--solver", "heft")
+    answer = mapped(*options)
+    assert sorted(answer["order"]) == list(range(len(answer["segments"])))
+    assert answer["simulation"]["latency_without_contention_ms"] == pytest.approx(answer["latency_ms"], rel=1e-12)
+    refused = dse("map", "shared_nets:net", *SYSTEM, *options, "--objective", "throughput")
+    assert refused.exit_code == 1
+    assert "free_order does not go with the pipelined regime" in refused.stderr
+
+
+def test_teams_have_intervals_where_the_model_gives_them() -> None:
+    learned = [*SYSTEM[:-1], "learned"]
+    result = dse("map", "shared_nets:net", *learned, "--segment-size", "2", "--deadline", "2", "--teams", "4", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    low, high = answer["latency_interval_ms"]
+    assert 0 < low < answer["latency_ms"] < high
+    shared = [row for row in answer["segments"] if len(row["slots"]) > 1]
+    assert shared
+    for row in shared:
+        assert 0 < row["latency_low_ms"] < row["latency_ms"] < row["latency_high_ms"]

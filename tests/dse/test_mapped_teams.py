@@ -16,16 +16,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import chiplib
 from dse.boundaries import Laid, even_pieces, moved, share_moved
 from dse.cost_table import CostTable, cost_table
 from dse.errors import DseError
 from dse.mapped_model import Exchange, MappedRun, run_mapped
+from dse.mapped_model.memory import Memory, Part
+from dse.mapped_model.regions import Region
 from dse.mapped_model.slot_team import SlotTeam
 from dse.teams import TeamCosts, split_teams
 from tests.dse.mapped_model_help import segmented
 from tests.workloads.test_sharding import SMALL
+from workloads.layer_program import View
 from workloads.sharding import run_together
 
 SLOTS = 4
@@ -267,3 +271,60 @@ def test_members_get_what_they_want_from_those_that_hold_it(data: st.DataObject)
         for i in range(ours):
             assert set(got[i]) <= set(elements(source.picks(i)))
             assert len(got[i]) == pytest.approx(share_moved(source, i, target, j) * numbers.size)
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_a_piece_is_put_where_it_was_taken_from(shape: tuple[int, ...], data: st.DataObject) -> None:
+    """Gather from one memory, scatter into another: what numpy does by the same indices, channels in another order."""
+    stride = tuple(int(np.prod(shape[d + 1 :])) for d in range(len(shape)))
+    base = View(0, torch.float32, shape, stride, 0)
+    dims = data.draw(st.lists(st.sampled_from(range(len(shape))), unique=True, max_size=2))
+    picks = {
+        d: np.array(data.draw(st.lists(st.integers(0, shape[d] - 1), unique=True, min_size=1))).astype(np.int64)
+        for d in dims
+    }
+    permuted = data.draw(st.sampled_from([None, *range(len(shape))]))
+    order = None if permuted is None else np.array(data.draw(st.permutations(range(shape[permuted])))).astype(np.int64)
+    view = View(0, torch.float32, (1,), (1,), base.end // 4 - 1)
+    part = data.draw(st.sampled_from([None, Part(base, base), Part(view, base, rest=True)]))
+    perm = None if permuted is None or order is None else (permuted, order)
+    region = Region(base=base, picks=picks, part=part, perm=perm)
+    source, target = np.arange(1.0, 1 + np.prod(shape), dtype=np.float32).reshape(shape), np.zeros(shape, np.float32)
+    memories = [Memory({0: (0, base.end)}) for _ in range(2)]
+    for memory, content in zip(memories, (source, target), strict=True):
+        memory.load(0, bytearray(content.tobytes()))
+    region.scatter(memories[1], region.gather(memories[0]))
+    expected = target.copy()
+    handed = expected if perm is None else expected.take(perm[1], perm[0])
+    given_on = source if perm is None else source.take(perm[1], perm[0])
+    where = np.ix_(*(picks.get(d, np.arange(size)) for d, size in enumerate(shape)))
+    handed[where] = given_on[where]
+    if perm is not None:
+        handed = handed.take(np.argsort(perm[1]), perm[0])
+    if part is not None and part.rest:
+        handed.reshape(-1)[-1] = 0.0  # the last element is not in the part
+    assert np.array_equal(memories[1].tensor(base).numpy(), handed)
+
+
+def test_a_piece_is_put_in_its_place_with_no_more_memory_than_the_tensor_has() -> None:
+    class Largest(TorchDispatchMode):
+        nbytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor):
+                self.nbytes = max(self.nbytes, made.nbytes)
+            return made
+
+    base = View(0, torch.float32, (64, 32), (32, 1), 0)
+    memory = Memory({0: (0, base.end)})
+    for picks in ({0: np.arange(16)}, {0: np.arange(16), 1: np.arange(1, 9)}, {}):
+        region = Region(base=base, picks=picks)
+        content = region.gather(memory)
+        with Largest() as seen:
+            region.scatter(memory, content)
+        assert 0 < seen.nbytes <= base.end

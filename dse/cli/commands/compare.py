@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from dse.cli.app import InputError, Interrupted
-from dse.cli.design import COST_OPTIONS, team_options
+from dse.cli.design import COST_OPTIONS, PROBLEM_OPTIONS, team_options
 from dse.cli.output import emit_json
 from dse.cli.progress import show_steps
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from dse.compare import Comparison
     from dse.compared import Case
 
-COSTING = ("library", "precision", "batch", "model", "framework", "timer", "count", "segment_size", "depth")
+COSTING = (
+    *("library", "precision", "batch", "model", "framework", "timer", "count", "segment_size", "depth"),
+    *("mode", "optimizer", "recompute"),
+)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PATH = click.Path(exists=True, path_type=Path)
 
@@ -100,6 +103,7 @@ def command(as_json: bool, assignments: bool, out: Path | None, **words: Any) ->
     \b
     Examples:
       dse compare --workload resnet18 --system interposer_2x2:big_core,small_core --segments 20
+      dse compare --workload resnet18 --mode train --objective throughput --system interposer_2x2:big_core,big_core
       dse compare --instances instances/ --solver greedy --solver cp_sat --deadline 60 --contiguous --out compared
       dse compare --instances nug30.txt sko64.txt --seeds 5 --json
     """
@@ -136,7 +140,7 @@ def command(as_json: bool, assignments: bool, out: Path | None, **words: Any) ->
         raise Interrupted(f"{len(comparison.answers)} of {total} answers are shown; the others were not waited for")
 
 
-for _option in (*OPTIONS, *INSTANCE_OPTIONS, *COST_OPTIONS):
+for _option in (*OPTIONS, *INSTANCE_OPTIONS, *COST_OPTIONS, *PROBLEM_OPTIONS):
     command = _option(command)
 command = team_options(command)
 
@@ -154,7 +158,11 @@ def _cases(words: dict[str, Any]) -> tuple[list[Case], list[str]]:
         _refuse(("format_", "best_known", "devices", "bandwidth", "memory", "replicas"), "--instances")
         return [_workload_case(words)], []
     _refuse(
-        ("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj", "teams", "replicate"), "--workload"
+        (
+            *("system", "package", "chips", *COSTING, "max_latency_ms", "max_energy_mj"),
+            *("teams", "replicate", "free_order", "micro_batches"),
+        ),
+        "--workload",
     )
     if words["objective"] == "energy":
         raise click.UsageError("--objective energy is of a workload: instances have latency or throughput")
@@ -216,6 +224,8 @@ def _workload_case(words: dict[str, Any]) -> Case:
         contiguous=bool(words["contiguous"]),
         max_latency_ms=words["max_latency_ms"],
         max_energy_mj=words["max_energy_mj"],
+        free_order=words["free_order"],
+        micro_batches=words["micro_batches"],
     )
 
 

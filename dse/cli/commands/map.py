@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from dse.cli.design import design_options, map_design, team_options
 from dse.cli.mapped_proof import end_with, prove_design
 from dse.cli.output import emit_json, print_table
 from dse.cli.prediction import interval_of, told
+from dse.cli.simulated import HTML_OPTION, simulate_design, simulation_of, told_of, write_page
 
 
 @click.command()
@@ -40,7 +42,8 @@ from dse.cli.prediction import interval_of, told
     help="What a split has to gain, in ms (mJ where energy is the objective).",
 )
 @click.option("--prove", is_flag=True, help="Run the mapped model in processes and compare it with the original.")
-def command(as_json: bool, prove: bool, fine_split: bool, **words: Any) -> None:
+@HTML_OPTION
+def command(as_json: bool, prove: bool, fine_split: bool, html: Path | None, **words: Any) -> None:
     """Map the segments of WORKLOAD on the chips of one package.
 
     WORKLOAD is a name of the catalogue (see `dse workloads`) or MODULE:FACTORY (see `dse trace`).
@@ -52,6 +55,8 @@ def command(as_json: bool, prove: bool, fine_split: bool, **words: Any) -> None:
       dse map resnet18 --package interposer_2x2 --chips big_core,small_core --prove
       dse map htdemucs --package interposer_2x2 --chips big_core,big_core,big_core,big_core --teams 2,4 --prove
     """
+    from dse.evaluate import in_place
+
     fine = {
         "attention_ratio": words.pop("fine_attention"),
         "traffic_bytes": 1e6 * words.pop("fine_traffic"),
@@ -61,9 +66,15 @@ def command(as_json: bool, prove: bool, fine_split: bool, **words: Any) -> None:
     if fine_split and words["teams"]:
         raise click.UsageError("--fine-split splits what was mapped without --teams")
     design = map_design(**words, fine=fine if fine_split else None)
+    placement = in_place(design.table)
+    timeline = simulate_design(design, placement)
+    if html is not None:
+        write_page(design, timeline, placement, html)
     proof = prove_design(design, seed=words["seed"]) if prove else None
     if as_json:
-        emit_json(design.as_dict() | ({"proof": proof.as_dict()} if proof else {}))
+        emit_json(
+            design.as_dict() | {"simulation": simulation_of(timeline)} | ({"proof": proof.as_dict()} if proof else {})
+        )
         end_with(proof)
         return
     columns: tuple[str, ...] = (
@@ -98,6 +109,7 @@ def command(as_json: bool, prove: bool, fine_split: bool, **words: Any) -> None:
     click.echo(
         f"{time} {mapping.latency_ms:.5g} ms{within}, energy {mapping.energy_mj:.5g} mJ (without link contention)."
     )
+    click.echo(told_of(design, timeline))
     click.echo(design.proof())
     for line in told(prediction):
         click.echo(line)
@@ -107,6 +119,8 @@ def command(as_json: bool, prove: bool, fine_split: bool, **words: Any) -> None:
             f"fine split: {len(design.fine.tried)} segments marked, {used} split; "
             f"{time} {design.fine.baseline.latency_ms:.5g} ms before."
         )
+    if html is not None:
+        click.echo(f"The page is {html}.")
     if proof:
         click.echo(f"proof: {proof}.")
         end_with(proof)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dse.cli.app import InputError
-from dse.cli.design import MappedDesign, design_options, map_design
+from dse.cli.design import MappedDesign, design_options, map_design, team_options
 from dse.cli.output import emit_json, print_table
 from dse.cli.prediction import told
+from dse.cli.simulated import HTML_OPTION, simulate_design, simulation_of, write_page
 
 if TYPE_CHECKING:
     from dse.timeline import Timeline
@@ -30,6 +32,7 @@ UNITS = {
 
 @click.command()
 @design_options
+@team_options
 @click.option("--inputs", type=click.IntRange(min=1), help="Inputs (batches).  [default: 1 serial, 32 pipelined]")
 @click.option(
     "--regime",
@@ -37,34 +40,27 @@ UNITS = {
     help="One input at a time, or a stream.  [default: that of the objective]",
 )
 @click.option("--no-contention", is_flag=True, help="Links carry any number of transfers at a time.")
-def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any) -> None:
+@HTML_OPTION
+def command(as_json: bool, inputs: int | None, no_contention: bool, html: Path | None, **words: Any) -> None:
     """Map WORKLOAD as `dse map` does, place its chips, and simulate it with link contention.
 
     \b
     Examples:
       dse simulate htdemucs --package interposer_2x2 --chips big_core,small_core
       dse simulate resnet18 --package interposer_2x2 --chips big_core,big_core --objective throughput --inputs 64
+      dse simulate vit_b_16 --package interposer_2x2 --chips big_core,big_core --teams 2 --html vit.html
     """
     from dse.evaluate import place
-    from dse.simulate import simulate
     from dse.study_file import MOST_INPUTS
 
     if inputs is not None and inputs > MOST_INPUTS:
         raise InputError(f"--inputs is {inputs}", f"a whole number from 1 to {MOST_INPUTS:,}")
     design = map_design(**words)
-    table, assignment = design.table, design.mapping.assignment
-    placement = place(table, assignment)
-    inputs = inputs or (1 if design.regime == "serial" else 32)
-    timeline = simulate(
-        table.segments,
-        assignment,
-        table.system,
-        placement,
-        inputs=inputs,
-        regime=design.regime,
-        contention=not no_contention,
-        table=table,
-    )
+    placement = place(design.table, design.mapping.assignment, teams=design.teams)
+    timeline = simulate_design(design, placement, inputs=inputs, contention=not no_contention)
+    inputs = timeline.inputs
+    if html is not None:
+        write_page(design, timeline, placement, html)
     answer = _answer(design, timeline, placement, inputs, not no_contention)
     if as_json:
         emit_json(answer)
@@ -83,6 +79,8 @@ def command(as_json: bool, inputs: int | None, no_contention: bool, **words: Any
     click.echo(design.proof())
     for line in told(answer["prediction"]):
         click.echo(line)
+    if html is not None:
+        click.echo(f"The page is {html}.")
 
 
 SLOT_KEYS = ("chip", "slot", "x_mm", "y_mm", "busy_ms", "utilisation", "peak_memory_mb")
@@ -109,6 +107,7 @@ def _answer(
         )
         slots.append(dict(zip(SLOT_KEYS, values, strict=True)))
     return design.as_dict() | {
+        "simulation": simulation_of(timeline),
         "inputs": inputs,
         "contention": contention,
         "makespan_ms": timeline.makespan_ms,
