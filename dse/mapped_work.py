@@ -56,9 +56,9 @@ class MappedWork:
             site = np.arange(len(table.type_of_slot))
         slots, count = len(table.type_of_slot), len(chosen)
         at = dict(enumerate(teams.teams, slots)) if teams is not None else {}
-        shared = {k: at[mode] for k, mode in enumerate(chosen.tolist()) if mode >= slots}
+        shared = {k: at[int(chosen[k])] for k in np.flatnonzero(chosen >= slots).tolist()}
         variants = lcm(1, *(team.size for team in shared.values() if team.way == "replicate"))
-        home = _homes(chosen, shared, variants)
+        home = _homes(chosen, shared, variants) if shared else None
         alone = np.minimum(chosen, slots - 1)
         compute_ms = np.tile(table.latency_ms[np.arange(count), alone], (variants, 1))
         energy_mj = table.energy_mj[np.arange(count), alone]
@@ -83,21 +83,20 @@ class MappedWork:
                 for q in team.slots
                 if p != q and size
             ]
-        parts = [
-            (v, k, member, slot)
-            for v in range(variants)
-            for k in range(count)
-            for member, slot in enumerate(home[v][k])
-        ]
         return cls(
             variants=variants,
             modes=chosen,
             compute_ms=compute_ms,
             energy_mj=energy_mj,
-            parts=np.array(parts, PART),
+            parts=_parts(chosen, home),
             pieces=_pieces(table, chosen, home),
             collectives=np.array(sorted(sends), PIECE),
         )
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether a team runs any segment."""
+        return len(self.parts) > len(self.modes)
 
     @cached_property
     def lead_slot(self) -> NDArray[np.int64]:
@@ -141,6 +140,10 @@ class LinkHolds:
         cls, pieces: NDArray[np.void], *, shape: tuple[int, int], site: NDArray[np.int64], routes: Routes
     ) -> LinkHolds:
         """Sum the pieces of `shape` (variants, owners) by link; the chip of slot s lies in package slot site[s]."""
+        if not len(pieces):
+            return cls(
+                start=np.zeros(shape[0] * shape[1] + 1, np.int64), link=np.zeros(0, np.int64), hold_ms=np.zeros(0)
+            )
         p, q = site[pieces["source"]], site[pieces["target"]]
         piece, link = np.nonzero(routes.uses_link[p, q])
         links = max(routes.uses_link.shape[-1], 1)
@@ -160,7 +163,10 @@ class LinkHolds:
         return longest
 
 
-def _homes(modes: NDArray[np.int64], shared: dict[int, Team], variants: int) -> list[list[tuple[int, ...]]]:
+Homes = list[list[tuple[int, ...]]]
+
+
+def _homes(modes: NDArray[np.int64], shared: dict[int, Team], variants: int) -> Homes:
     """Slots of each segment, [R][K]."""
     return [
         [
@@ -175,21 +181,35 @@ def _homes(modes: NDArray[np.int64], shared: dict[int, Team], variants: int) -> 
     ]
 
 
-def _pieces(table: CostTable, modes: NDArray[np.int64], home: list[list[tuple[int, ...]]]) -> NDArray[np.void]:
+def _parts(modes: NDArray[np.int64], home: Homes | None) -> NDArray[np.void]:
+    if home is None:
+        parts = np.zeros(len(modes), PART)
+        parts["segment"], parts["slot"] = np.arange(len(modes)), modes
+        return parts
+    rows = [
+        (v, k, member, slot)
+        for v, of_segment in enumerate(home)
+        for k, slots in enumerate(of_segment)
+        for member, slot in enumerate(slots)
+    ]
+    return np.array(rows, PART)
+
+
+def _pieces(table: CostTable, modes: NDArray[np.int64], home: Homes | None) -> NDArray[np.void]:
     """Pieces of edges between modes p and q: 1 / (G_p G_q) of the bytes from each slot of p to each other one of q."""
     producer, consumer = table.segments.edges.T
     cut = np.flatnonzero(modes[producer] != modes[consumer])
+    producer, consumer, size = producer[cut], consumer[cut], table.segments.edge_bytes[cut]
+    if home is None:
+        pieces = np.zeros(len(cut), PIECE)
+        pieces["owner"], pieces["bytes"] = cut, size
+        pieces["source"], pieces["target"] = modes[producer], modes[consumer]
+        return pieces
     rows: list[tuple[int, int, int, int, float]] = []
     for v, slots_of in enumerate(home):
-        for edge, i, j, size in zip(
-            cut.tolist(),
-            producer[cut].tolist(),
-            consumer[cut].tolist(),
-            table.segments.edge_bytes[cut].tolist(),
-            strict=True,
-        ):
+        for edge, i, j, whole in zip(*(each.tolist() for each in (cut, producer, consumer, size)), strict=True):
             sources, targets = slots_of[i], slots_of[j]
-            share = size / (len(sources) * len(targets))
+            share = whole / (len(sources) * len(targets))
             rows += [(v, edge, p, q, share) for p in sources for q in targets if p != q]
     return np.array(rows, PIECE)
 
@@ -213,6 +233,6 @@ def _checked(modes: NDArray[np.int64], table: CostTable, teams: TeamCosts | None
             on = " and ".join(map(str, np.flatnonzero(members[mode]).tolist()))
             raise DseError(f"segment {segment} cannot run on slots {on} together", "a mapping of these teams' problem")
         raise DseError(f"segment {segment} cannot run on slot {mode}", table.why_not(segment, mode))
-    if reasons := crowded(table, members[modes]):
+    if reasons := crowded(table, members[modes]) if modes.max() >= slots else table.crowded(modes):
         raise DseError(f"the mapping breaks a rule of a chip: {reasons[0]}", "fewer layers there, or one more chip")
     return modes

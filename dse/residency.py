@@ -64,8 +64,10 @@ def live_memory(timeline: Timeline) -> NDArray[np.void]:
 
 
 def _used_in_place(timeline: Timeline) -> NDArray[np.bool_]:
-    """[inputs, E] whether a consumer runs on a slot on which the producer's output, or a piece of it, lies."""
+    """[inputs or 1, E] whether a consumer runs on a slot on which its producer's output, or a piece of it, lies."""
     work, edges = timeline.work, timeline.table.segments.edges
+    if not work.shared:
+        return np.asarray(work.modes[edges[:, 0]] == work.modes[edges[:, 1]])[None]
     on = np.zeros((work.variants, len(work.modes), len(timeline.site_of_slot)), np.bool_)
     on[work.parts["variant"], work.parts["segment"], work.parts["slot"]] = True
     both = np.einsum("rks,rks->rk", on[:, edges[:, 0]], on[:, edges[:, 1]])
@@ -103,6 +105,8 @@ def weights_of_slots(timeline: Timeline) -> NDArray[np.float64]:
     modes, segments = timeline.work.modes, timeline.table.segments
     slots = len(timeline.site_of_slot)
     weights = resident_weights(segments, np.minimum(modes, slots), slots + 1)[:slots]  # of what one slot runs alone
+    if not timeline.work.shared:
+        return weights
     part = np.unique(timeline.work.parts[["segment", "member", "slot"]])
     held = np.where(modes >= slots, segments.weight_bytes, 0.0)[part["segment"]]
     for place, member, sizes in _splits(timeline, part):

@@ -155,7 +155,7 @@ def finish_ms(case) -> float:
 
 
 @given(mapped())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_without_contention_an_input_takes_what_the_mapping_problem_says(case):
     table, teams, modes, order = case
     timeline = run(case, order=order, contention=False)
@@ -175,7 +175,7 @@ def test_without_contention_an_input_takes_what_the_mapping_problem_says(case):
 
 
 @given(mapped(replicate=True), st.booleans(), st.integers(1, 5))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_a_stream_keeps_the_rules_of_teams(case, contention, inputs):
     table, teams, modes, _ = case
     slots = table.latency_ms.shape[1]
