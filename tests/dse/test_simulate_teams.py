@@ -174,6 +174,37 @@ def test_without_contention_an_input_takes_what_the_mapping_problem_says(case):
     assert busy.sent_bytes == pytest.approx(timeline.sent_bytes)
 
 
+def replay_links(case, timeline, expected, at, contention) -> None:
+    """Links serve first come, first served: an edge when its producer ends, a team's collectives when it starts."""
+    table, teams, modes, _ = case
+    slots = table.latency_ms.shape[1]
+    asked = []  # time, edges before teams, tie-break, what to hold, where it must end
+    for number, k in np.ndindex(timeline.inputs, len(modes)):
+        start, end = at[number, k]
+        mode, on = modes[k], expected[number, k]
+        if mode >= slots and teams.teams[mode - slots].way != "replicate":
+            sizes = teams.splits[k, mode - slots].at(2).sent_bytes.sum(axis=0)
+            pieces = [
+                (p, q, size / (len(on) - 1)) for p, size in zip(on, sizes, strict=True) for q in on if p != q and size
+            ]
+            asked.append((start, 1, min(on), number, pieces, end - teams.compute_ms[k, mode - slots]))
+    moves: dict[tuple[int, int], list] = {}
+    for edge, number, source, target, start, _, size in timeline.transfers.tolist():
+        moves.setdefault((number, edge), []).append((source, target, size, start))
+    for (number, edge), rows in moves.items():
+        ready = at[number, table.segments.edges[edge, 0]][1]
+        asked.append((ready, 0, number, edge, [row[:3] for row in rows], rows[0][3]))
+    free: dict[tuple[int, bool], float] = {}
+    for since, *_, pieces, began in sorted(asked, key=lambda each: each[:4]):
+        held: dict[tuple[int, bool], float] = {}
+        for p, q, size in pieces:
+            for link in between(p, q):
+                held[link, q > p] = held.get((link, q > p), 0.0) + size * BYTE_MS
+        start = max([since, *(free.get(link, 0.0) for link in held)]) if contention else since
+        free |= {link: start + took for link, took in held.items()}
+        assert began == pytest.approx(start)
+
+
 @given(mapped(replicate=True), st.booleans(), st.integers(1, 5))
 @settings(deadline=None, max_examples=100)
 def test_a_stream_keeps_the_rules_of_teams(case, contention, inputs):
@@ -214,6 +245,7 @@ def test_a_stream_keeps_the_rules_of_teams(case, contention, inputs):
         if modes[i] == modes[j]:
             assert (number, edge) not in arrived
         assert at[number, j][0] >= arrived.get((number, edge), at[number, i][1])
+    replay_links(case, timeline, expected, at, contention)
     # the rate: no replica, and no collective that holds links, then the problem's period is the bound
     problem = table.mapping_problem("throughput", teams=teams)
     claimed = float(evaluate(problem, modes).latency_ms[0])
