@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.mapping._linear_model import LinearModel
 from solvers.mapping._mapping_milp import time_counts
+from solvers.mapping.bounds import SAFETY
+from solvers.mapping.check import MEMORY_TOLERANCE
 from solvers.mapping.feasibility import runnable
 from solvers.mapping.problem import MappingProblem
+from solvers.mapping.solver import Request
 
-MOVES_A_SECOND = 12e6  # of the time given; measured were 8 million (a shared core) to 20 million
-FIRST_MOVES = 20_000  # a unit, of the first annealing, but at most a third of all
-RESTART_MOVES = 100_000  # a unit, after which all begins anew: starts differ by more than cycles gain
-NEAR = 6  # slots, by loss, that a unit moves to
-CHAINS = 4  # slots of a chain of moves
-HOT, COLD = 0.25, 0.15  # temperatures, in shares of the median loss of a unit's third best slot
-# Price of a byte that a slot lacks, in shares of the mean price of a byte, first and last. Slots begin as soft as that,
-# and stiffen: units find slots of little loss first, and then those among them that fill the slots.
-LACKING = 0.02, 50.0
-# Then cycles from the best, softened to that price and stiffened again in so many moves a unit, in turn (thermal
-# cycling, Moebius et al. 1997): they find what one long annealing does not, and no one depth serves every instance.
-CYCLES = ((0.15, 1500), (0.3, 500), (0.1, 500), (0.3, 150), (0.6, 500))
-CYCLE_HOT = 0.25
+STEP_S = 1e-9  # of compiled work, on a common core
+CELL_S = 3e-5  # of the linear relaxation, a unit and slot
+GRAINS = 2_000  # of a slot's capacity, at least, where bytes have to be rounded
+MOST_GRAINS = 20_000  # of the largest slot, where they need not be
+NEAR = 8  # slots, by loss, that a unit of a chain moves to
+# Of a dive: subgradient steps before the first units are fixed, and before each of the others; the share of units fixed
+# at a time; how far above the bound the steps aim; noise on how much slots agree, which makes dives differ.
+FIRST, TURNS, SHARE, ABOVE, NOISE = 50, 20, 0.1, 0.002, 0.2
+ROUNDS = 20  # of chains after a dive, the first of them to mend it
+KICKS = 3
 
 
 def applies(problem: MappingProblem) -> bool:
@@ -36,20 +36,20 @@ def applies(problem: MappingProblem) -> bool:
     return not (timed or routed or bound) and bool(np.isfinite(problem.capacity_bytes).all())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Assignment:
-    """The problem by units, with the prices of its linear relaxation: see `_priced_assignment`."""
+    """The problem by units, with the prices of its linear relaxation: see `_knapsack_kernel` and `_chain_search`."""
 
     unit: NDArray[np.int64]  # [K]
-    loss: NDArray[np.float64]  # [U, S] mJ, inf where not allowed
+    cost: NDArray[np.float64]  # [U, S] mJ, inf where not allowed
     held: NDArray[np.float64]  # [U, S] bytes
     capacity: NDArray[np.float64]  # [S]
-    price: NDArray[np.float64]  # [S] mJ a byte
-    start: NDArray[np.int64]  # [U] the relaxation's answer, rounded: it may not fit
+    unit_price: NDArray[np.float64]  # [U] mJ
+    byte_price: NDArray[np.float64]  # [S] mJ a byte
 
     @classmethod
-    def of(cls, problem: MappingProblem, *, deadline_s: float) -> Assignment | None:
-        """Solve the linear relaxation; None where that takes longer, or has no solution."""
+    def of(cls, problem: MappingProblem, request: Request) -> Assignment | None:
+        """Solve the linear relaxation; None where that takes longer than a third of the time, or has no solution."""
         units, slots = int(problem.unit.max()) + 1, problem.slots
         cost, held = np.zeros((2, units, slots))
         allowed = np.ones((units, slots), dtype=np.bool_)
@@ -59,55 +59,114 @@ class Assignment:
         u, s = np.nonzero(allowed)
         model = LinearModel()
         x = model.add_columns(len(u), upper=np.inf, cost=cost[u, s])
-        model.add_rows(units, u, x, 1.0, lower=1.0, upper=1.0)
+        once = model.add_rows(units, u, x, 1.0, lower=1.0, upper=1.0)
         memory = model.add_rows(slots, s, x, held[u, s], upper=problem.capacity_bytes)
-        solved = model.solve("glop", deadline_s=deadline_s)
-        if solved.status != "optimal" or solved.values is None or solved.duals is None:
+        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else request.left_s / 3)
+        request.spend(len(u) * CELL_S)
+        if solved.status != "optimal" or solved.duals is None:
             return None
-        share = np.zeros((units, slots))
-        share[u, s] = solved.values[x]
-        price = np.maximum(0.0, -solved.duals[memory])
-        priced = np.where(allowed, cost + price * held, np.inf)
         return cls(
             unit=problem.unit,
-            loss=priced - priced.min(axis=1, keepdims=True),
+            cost=np.where(allowed, cost, np.inf),
             held=held,
             capacity=problem.capacity_bytes.astype(np.float64),
-            price=price,
-            start=share.argmax(axis=1),
+            unit_price=solved.duals[once],
+            byte_price=np.maximum(0.0, -solved.duals[memory]),
         )
 
-    def improve(self, *, seconds: float, seed: int) -> list[NDArray[np.int64]]:
-        """Return better and better assignments [K], annealed from the relaxation in at most that time."""
-        from solvers.mapping._priced_assignment import anneal_chains
+    @cached_property
+    def loss(self) -> NDArray[np.float64]:
+        """[U, S] mJ that a unit costs in a slot, its bytes priced, above where it costs least."""
+        priced = self.cost + self.byte_price * self.held
+        loss: NDArray[np.float64] = priced - priced.min(axis=1, keepdims=True)
+        return loss
 
-        units, slots = self.loss.shape
+    @cached_property
+    def grain(self) -> NDArray[np.float64]:
+        """[S] bytes that knapsacks count in: what divides all of a slot's units, or a share of its capacity."""
+        grain: NDArray[np.float64] = np.maximum(self.capacity / GRAINS, 1e-300)
+        if (self.held % 1).any() or self.held.max() >= 2**53:
+            return grain
+        whole: NDArray[np.float64] = np.gcd.reduce(self.held.astype(np.int64), axis=0).clip(1).astype(np.float64)
+        return whole if (self.capacity / whole).max() <= MOST_GRAINS else np.maximum(whole, grain)
+
+    @cached_property
+    def room(self) -> NDArray[np.int64]:
+        """[S] grains in a slot's capacity, at least."""
+        most = np.minimum(self.capacity * (1 + MEMORY_TOLERANCE), self.held.sum(axis=0))
+        room: NDArray[np.int64] = np.floor(most / self.grain * (1 + 1e-12) + 1e-9).astype(np.int64)
+        return room
+
+    @cached_property
+    def weight(self) -> NDArray[np.int64]:
+        """[U, S] grains of a unit, rounded to the nearest."""
+        weight: NDArray[np.int64] = np.rint(self.held / self.grain).astype(np.int64)
+        return weight
+
+    @cached_property
+    def least_weight(self) -> NDArray[np.int64]:
+        """[U, S] grains of a unit, rounded down: every assignment that fits still does."""
+        return np.floor(self.held / self.grain * (1 + 1e-12)).clip(max=self.weight).astype(np.int64)
+
+    @cached_property
+    def step_mj(self) -> float:
+        """What divides all costs, 0 where they are not whole."""
+        costs = self.cost[np.isfinite(self.cost)]
+        if (costs % 1).any() or costs.max(initial=0.0) >= 2**53:
+            return 0.0
+        return float(np.gcd.reduce(costs.astype(np.int64)))
+
+    def proven(self, bound_mj: float) -> float:
+        """Return a bound rounded: down for safety, up to the next value that an assignment can have."""
+        safe = bound_mj * SAFETY
+        return float(np.ceil(safe / self.step_mj) * self.step_mj) if self.step_mj else safe
+
+    def dual(self, *, best_mj: float, request: Request, share: float) -> tuple[float, Assignment]:
+        """Return a bound on the energy by the Lagrangian dual, and the problem at its prices.
+
+        It takes at most that share of the deadline. `best_mj` is that of the best known assignment, inf without one.
+        """
+        from solvers.mapping._knapsack_kernel import dual
+
+        price = self.unit_price.copy()
+        most = int(max(0.0, min(request.left_s, request.deadline_s * share)) / STEP_S)
+        bound, work = dual(price, self.cost, self.least_weight, self.room, best_mj, most)
+        request.spend(work * STEP_S)
+        return self.proven(bound), replace(self, unit_price=price)
+
+    def worth_trying(self, *, best_mj: float, request: Request) -> NDArray[np.bool_]:
+        """Return [K, S]: whether an assignment better than that can have the segment in the slot."""
+        from solvers.mapping._knapsack_kernel import reduced_costs
+
+        bound, rise = reduced_costs(self.unit_price, self.cost, self.least_weight, self.room)
+        request.spend(self.cost.size * float(self.room.mean()) * 3 * STEP_S)
+        reach = best_mj * (1 + 1e-9) - (self.step_mj if self.step_mj else 0.0)
+        may: NDArray[np.bool_] = ((bound + rise) * SAFETY <= reach)[self.unit]
+        return may
+
+    def dive(self, *, request: Request, turn: int) -> NDArray[np.int64] | None:
+        """Return an assignment [K], which may break a capacity, or None where time ran out."""
+        from solvers.mapping._chain_search import chain_search
+        from solvers.mapping._knapsack_kernel import dive
+
+        units, slots = self.cost.shape
+        seed = request.seed * 1_000_003 + turn
+        x, free = np.zeros(units, dtype=np.int64), np.ones(units, dtype=np.bool_)
+        noise, most = NOISE if turn else 0.0, int(max(0.0, request.left_s) / STEP_S)
+        work = dive(
+            self.unit_price, self.cost, self.weight, self.room, free, x,
+            FIRST, TURNS, SHARE, ABOVE, noise, seed, most,
+        )  # fmt: skip
+        if work < 0:
+            request.spend(max(0.0, request.left_s))
+            return None
+        request.spend(work * STEP_S)
         near = np.argsort(self.loss, axis=1, kind="stable")[:, : min(NEAR, slots)]
-        third = np.sort(self.loss, axis=1)[:, min(2, slots - 1)]
-        usual = np.median(third[np.isfinite(third)]) if np.isfinite(third).any() else 0.0
-        usual = usual or float(self.loss[np.isfinite(self.loss)].mean()) or 1.0
-        byte = self.price.mean() or usual / max(self.held.mean(), 1e-300)
-        loss = np.where(np.isfinite(self.loss), self.loss, 1e6 * (usual + self.price.max() * self.capacity.max()))
-        until, left = perf_counter() + seconds, int(MOVES_A_SECOND * seconds)
-        found: list[NDArray[np.int64]] = []
-        least, turn, spent = np.inf, 0, RESTART_MOVES * units
-        first = min(FIRST_MOVES * units, left // 3)
-        while left > 0 and perf_counter() < until:
-            if spent >= RESTART_MOVES * units:
-                here, value_here, spent = self.start, np.inf, 0
-                soft, hot, moves = LACKING[0], HOT, first
-            else:
-                soft, a_unit = CYCLES[turn % len(CYCLES)]
-                hot, moves = CYCLE_HOT, a_unit * units
-            x = here.copy()
-            value = anneal_chains(
-                loss, near, self.held, self.capacity, self.price, x, moves,
-                hot * usual, COLD * usual, np.array([soft, LACKING[1]]) * byte, CHAINS, seed + turn,
-            )  # fmt: skip
-            if value <= value_here:
-                here, value_here = x, value
-            if value < least:
-                least = value
-                found.append(x[self.unit])
-            left, spent, turn = left - moves, spent + moves, turn + 1
-        return found
+        usual = float(self.loss[np.isfinite(self.loss)].mean()) or 1.0
+        byte = self.byte_price.mean() or usual / max(self.held.mean(), 1e-300)
+        _, work = chain_search(
+            self.loss, near, self.held, self.capacity, self.byte_price, 2 * self.byte_price + 0.1 * byte, x,
+            ROUNDS, KICKS, 1e-9 * usual, seed, int(max(0.0, request.left_s) / STEP_S),
+        )  # fmt: skip
+        request.spend(work * STEP_S)
+        return x[self.unit]

@@ -99,7 +99,7 @@ class LinearModel:
     ) -> Solved:
         """Solve with one thread, to a relative gap, in so many nodes. `hint` [N] may hold nan where nothing is known.
 
-        A `glop` model is solved as an LP, whatever is integer; it returns duals.
+        A `glop` model is solved as an LP, whatever is integer; it returns duals. `deadline_s` may be inf.
         """
         from ortools.math_opt.python import mathopt
 
@@ -188,9 +188,8 @@ def _parameters(
     """One thread, no gap left on purpose, and rows, bounds and integers met to FEASIBILITY."""
     from ortools.math_opt.python import mathopt
 
-    parameters = mathopt.SolveParameters(
-        time_limit=dt.timedelta(seconds=deadline_s), random_seed=seed % SEED_RANGE, node_limit=nodes
-    )
+    limit = dt.timedelta(seconds=deadline_s) if deadline_s < np.inf else None
+    parameters = mathopt.SolveParameters(time_limit=limit, random_seed=seed % SEED_RANGE, node_limit=nodes)
     if backend == "highs":  # whose threads MathOpt does not set
         parameters.highs.int_options["threads"] = 1
         parameters.highs.string_options["parallel"] = "off"

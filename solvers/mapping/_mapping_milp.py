@@ -400,10 +400,10 @@ class MappingMilp:
 
     # --- and the answer ---------------------------------------------------------------------------------------------
 
-    def solve(self, backend: Backend, *, deadline_s: float, seed: int) -> Proven:
-        """Return what the solver says."""
+    def solve(self, backend: Backend, *, deadline_s: float, seed: int, nodes: int | None = None) -> Proven:
+        """Return what the solver says, after so many seconds and nodes of its tree at most."""
         hint = None if self.place is None else np.concatenate(self.hint)
-        solved = self.model.solve(backend, deadline_s=deadline_s, seed=seed, hint=hint)
+        solved = self.model.solve(backend, deadline_s=deadline_s, seed=seed, hint=hint, nodes=nodes)
         assignment = None if solved.values is None else self._read(solved.values)
         return Proven(status=solved.status, assignment=assignment, bound=max(0.0, solved.bound * self.ticks))
 

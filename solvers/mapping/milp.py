@@ -20,13 +20,15 @@ from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
 from solvers.mapping.solver import MappingSolver, Request, Role
 
 COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it to build
+COLUMN_NODES_A_SECOND = 20_000  # nodes of the search tree times columns, where the deadline is counted in work
 # The solvers prove in float64, rows met to 1e-9 each and reduced costs as well: a bound is good to far better than
 # this share of it, and a search that is complete leaves no larger gap.
 MARGIN = 1e-6
 OPTIMAL_GAP = 3 * MARGIN  # a search that is complete but for rounding
-# Of the deadline for the search, and for the annealing that follows it where knapsacks are all that binds: what the
-# search has not proven by then, it rarely proves.
-SEARCH_SHARE, ANNEALING_SHARE = 0.25, 0.6
+# Where knapsacks are all that binds: shares of the deadline for each run of their dual, for the first dives, and, of
+# the time left after those, for the search. What that has not proven by then, it rarely proves.
+DUAL_SHARE, DIVE_SHARE, SEARCH_SHARE = 0.1, 0.3, 0.3
+DIVES = 10  # at first, at most
 PARTS_SHARE = 0.6  # of the deadline for the bound by parts, at most; it is better than the search's own
 
 
@@ -60,71 +62,83 @@ class Milp(MappingSolver):
         return True
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
-        """Return the better of a short local search from the warm start and what the solver finds."""
-        started = request.started
+        """Return the best of a short local search, what the bounds on the way meet, and what the solver finds."""
+        run = _Run(problem, request)
         bound, relaxed = bound_and_start(problem)
-        start = best_of(problem, [request.warm_start, relaxed])
-        if np.isfinite(bound):
-            found = LocalSearch().solve(problem, deadline_s=request.deadline_s / 8, seed=request.seed, warm_start=start)
-            start, bound = found.assignment if len(found.assignment) else None, max(bound, found.lower_bound)
-        best = _objective(problem, start)
-        history: list[Incumbent] = []
-
-        def note(assignment: NDArray[np.int64]) -> None:
-            value = min(_objective(problem, assignment), history[-1].objective if history else np.inf)
-            if np.isfinite(value):
-                history.append(Incumbent(wall_s=perf_counter() - started, objective=value, lower_bound=bound))
-
-        def answer(assignment: NDArray[np.int64] | None, bound: float, complete: bool = False) -> Mapping:
-            return finish(
-                problem,
-                assignment,
-                lower_bound=bound,
-                solver=self.name,
-                started=started,
-                history=history,
-                exact=complete and assignment is None,
-            )
-
-        if start is not None:
-            note(start)
-        too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
-        if bound >= best * PROVEN or bound == np.inf or too_large or request.left_s <= 0:
-            return answer(start, bound)
-        if start is not None and PartsBound.applies(problem) and not problem.energy_weight:
-            parts = PartsBound(problem, bound / problem.latency_weight)
-            until = request.started + request.deadline_s * PARTS_SHARE
-            proven_ms = parts.prove(best / problem.latency_weight, until=until, start=start)
-            bound = max(bound, proven_ms * problem.latency_weight)
-            if bound >= best * (1 - OPTIMAL_GAP):
-                return replace(answer(start, bound), status="optimal")
-        model = MappingMilp(problem, start)
+        run.prove(bound)
+        run.take(request.warm_start)
+        run.take(relaxed)
         knapsacks = _assignment.applies(problem)
-        deadline_s = request.left_s * (SEARCH_SHARE if knapsacks else 1.0)
-        solved = model.solve(self.backend, deadline_s=deadline_s, seed=request.seed)
-        final = best_of(problem, [start, solved.assignment])
-        if final is not None:
-            note(final)
-        if knapsacks and solved.status not in ("optimal", "infeasible"):
-            final = self._annealed(problem, final, request)
-        value, proven = _objective(problem, final), solved.bound * (1 - MARGIN)
-        if proven > value:  # refuted by a mapping that the checker accepts: no proof of anything
-            return answer(final, bound)
-        mapping = answer(final, max(bound, proven), complete=solved.status == "infeasible")
-        if solved.status == "optimal" and mapping.status == "feasible" and mapping.gap <= OPTIMAL_GAP:
-            return replace(mapping, status="optimal")
-        return mapping
+        if np.isfinite(bound) and not knapsacks:
+            own = replace(
+                request, started=perf_counter(), deadline_s=request.deadline_s / 8, warm_start=run.best, spent_s=0.0
+            )
+            found = LocalSearch().search(problem, own)
+            request.spend(own.spent_s)
+            run.take(found.assignment if len(found.assignment) else None)
+            run.prove(found.lower_bound)
+        too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
+        if run.proven or run.bound == np.inf or too_large or request.left_s <= 0:
+            return run.answer(self.name)
+        if knapsacks:
+            self._knapsacks(run)
+        else:
+            self._parts(run)
+            if not run.proven:
+                self._solve(run, problem, request.left_s)
+        return run.answer(self.name)
 
-    @staticmethod
-    def _annealed(
-        problem: MappingProblem, start: NDArray[np.int64] | None, request: Request
-    ) -> NDArray[np.int64] | None:
-        """Return the best of `start` and what annealing at the linear relaxation's prices finds."""
-        relaxed = _assignment.Assignment.of(problem, deadline_s=request.left_s / 3)
+    def _parts(self, run: _Run) -> None:
+        """Raise the bound by parts of slots, where that applies."""
+        problem, request = run.problem, run.request
+        if run.best is None or not PartsBound.applies(problem) or problem.energy_weight:
+            return
+        parts = PartsBound(problem, run.bound / problem.latency_weight)
+        until = request.started + request.deadline_s * PARTS_SHARE
+        proven_ms = parts.prove(run.value / problem.latency_weight, until=until, start=run.best)
+        run.prove(proven_ms * problem.latency_weight, OPTIMAL_GAP)
+
+    def _knapsacks(self, run: _Run) -> None:
+        """Dive from the Lagrangian dual, search what it leaves worth trying, and dive again until the deadline."""
+        problem, request = run.problem, run.request
+        weight = problem.energy_weight
+        relaxed = _assignment.Assignment.of(problem, request)
         if relaxed is None:
-            return start
-        seconds = min(request.left_s, request.deadline_s * ANNEALING_SHARE)
-        return best_of(problem, [start, *relaxed.improve(seconds=seconds, seed=request.seed)])
+            self._solve(run, problem, request.left_s)
+            return
+        turn, searched = 0, False
+        bound_mj, relaxed = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
+        run.prove(bound_mj * weight)
+        while not run.proven and request.left_s > 0:
+            run.take(relaxed.dive(request=request, turn=turn))
+            turn += 1
+            early = request.left_s > request.deadline_s * (1 - DIVE_SHARE)
+            if run.proven or (early and turn < DIVES) or searched:
+                continue
+            searched = True
+            bound_mj, tight = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
+            run.prove(bound_mj * weight)
+            if run.proven or request.left_s <= 0:
+                break
+            may = problem.allowed
+            if run.best is not None:
+                may = may & tight.worth_trying(best_mj=run.value / weight, request=request)
+                may[np.arange(problem.segments), run.best] = True
+            self._solve(run, replace(problem, allowed=may), request.left_s * SEARCH_SHARE)
+
+    def _solve(self, run: _Run, problem: MappingProblem, seconds: float) -> None:
+        """Search with the solver; `problem` may lack what is known to be no better than the best mapping."""
+        request = run.request
+        model = MappingMilp(problem, run.best)
+        nodes = int(max(1.0, seconds * COLUMN_NODES_A_SECOND / model.model.columns)) if request.deterministic else None
+        limit_s = np.inf if request.deterministic else seconds
+        solved = model.solve(self.backend, deadline_s=limit_s, seed=request.seed, nodes=nodes)
+        request.spend(seconds)
+        run.take(solved.assignment)
+        if solved.status == "infeasible":
+            run.complete = True
+        elif (proven := solved.bound * (1 - MARGIN)) <= run.value:  # else refuted by a mapping that the checker accepts
+            run.prove(proven, OPTIMAL_GAP if solved.status == "optimal" else 0.0)
 
 
 class MilpScip(Milp):
@@ -135,5 +149,47 @@ class MilpScip(Milp):
     backend = "gscip"
 
 
-def _objective(problem: MappingProblem, assignment: NDArray[np.int64] | None) -> float:
-    return np.inf if assignment is None else float(evaluate(problem, assignment).objective[0])
+class _Run:
+    """The best mapping and bound so far of one search."""
+
+    def __init__(self, problem: MappingProblem, request: Request) -> None:
+        self.problem, self.request = problem, request
+        self.best: NDArray[np.int64] | None = None
+        self.value, self.bound = np.inf, 0.0
+        self.closed = False  # proven to what rounding lets a solver prove
+        self.complete = False  # the search met every mapping
+        self.history: list[Incumbent] = []
+
+    def take(self, assignment: NDArray[np.int64] | None) -> None:
+        """Keep an assignment [K] if it is legal and better."""
+        candidate = best_of(self.problem, [assignment])
+        if candidate is None:
+            return
+        value = float(evaluate(self.problem, candidate).objective[0])
+        if value < self.value:
+            self.best, self.value = candidate, value
+            wall_s = perf_counter() - self.request.started
+            self.history.append(Incumbent(wall_s=wall_s, objective=value, lower_bound=min(self.bound, value)))
+
+    def prove(self, bound: float, gap: float = 0.0) -> None:
+        """Raise the bound; within that gap the best mapping counts as optimal."""
+        self.bound = max(self.bound, bound)
+        self.closed |= bool(gap and self.best is not None and self.bound >= self.value * (1 - gap))
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.closed or self.complete or self.bound >= self.value * PROVEN
+
+    def answer(self, solver: str) -> Mapping:
+        """Return the answer."""
+        mapping = finish(
+            self.problem,
+            self.best,
+            lower_bound=self.bound,
+            solver=solver,
+            started=self.request.started,
+            history=self.history,
+            exact=self.complete and self.best is None,
+        )
+        return replace(mapping, status="optimal") if self.closed and mapping.status == "feasible" else mapping

@@ -153,6 +153,31 @@ def _brute_force(problem: MappingProblem) -> tuple[float, np.ndarray, Evaluation
     return float(evaluation.objective.min()), every, evaluation
 
 
+def _knapsacks(seed: int, *, units: int = 40, slots: int = 5, **changes: Any) -> MappingProblem:
+    """Draw a generalised assignment of the hard kind: what costs less takes more room (Chu and Beasley's type D)."""
+    rng = np.random.default_rng(seed)
+    held = rng.integers(1, 101, (units, slots)).astype(float)
+    nothing = np.zeros((slots, slots))
+    fields: dict[str, Any] = {
+        "compute_ms": np.zeros((units, slots)),
+        "energy_mj": 111 - held + rng.integers(-10, 11, (units, slots)),
+        "edges": np.zeros((0, 2), dtype=np.int64),
+        "edge_bytes": np.zeros(0),
+        "route_latency_ms": nothing,
+        "route_ms_per_byte": nothing,
+        "route_mj_per_byte": nothing,
+        "route_links": np.zeros((slots, slots, 0)),
+        "resident_bytes": held,
+        "workspace_bytes": np.zeros(units),
+        "capacity_bytes": np.floor(0.8 * held.sum(axis=0) / slots),
+        "allowed": np.ones((units, slots), dtype=bool),
+        "regime": "pipelined",
+        "latency_weight": 0.0,
+        "energy_weight": 1.0,
+    }
+    return MappingProblem(**(fields | changes))
+
+
 @pytest.fixture(scope="session")
 def random_problem() -> Callable[..., MappingProblem]:
     return _random_problem
@@ -166,3 +191,8 @@ def rich_problem() -> Callable[..., MappingProblem]:
 @pytest.fixture(scope="session")
 def brute_force() -> Callable[[MappingProblem], tuple[float, np.ndarray, Evaluation]]:
     return _brute_force
+
+
+@pytest.fixture(scope="session")
+def knapsacks() -> Callable[..., MappingProblem]:
+    return _knapsacks
