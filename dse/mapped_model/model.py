@@ -21,6 +21,9 @@ from workloads.trace import evaluation, plain_outputs
 from workloads.workload_program import shape_texts, workload_module
 
 
+ZEROS_STD = 0.02  # of what is drawn in place of zeros
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnableModel:
     """A model as calls, and the function that runs it whole and returns what it returns, flat."""
@@ -35,8 +38,10 @@ def runnable(
 ) -> RunnableModel:
     """Return the model that `graph` is a trace of, on the CPU.
 
-    Weights come from its own initialisation after `torch.manual_seed(seed)`, or from its file. Floating inputs are
-    drawn from a normal distribution where none are given; others keep the values of the example.
+    Weights come from its own initialisation after `torch.manual_seed(seed)`, or from its file; those of a named model
+    that it leaves at zero (the last layer of some networks, biases) are drawn as well, since nothing that is multiplied
+    by them would show. Floating inputs are drawn from a normal distribution where none are given; others keep the
+    values of the example.
 
     Raises WorkloadError where it cannot be built or traced, DseError where inputs are missing or of another shape.
     """
@@ -73,9 +78,19 @@ def drawn(examples: Any) -> Any:
 def _modules(name: str, graph: WorkloadGraph) -> tuple[nn.Module, nn.Module, Any]:
     """Return the module of a workload with weights, the same as it was traced, and inputs of its graph's shapes."""
     module, examples = workload_module(name, graph, weights=True)
+    if not is_model_file(name):
+        _draw_zeros(module)
     if is_own_model(name) and not is_model_file(name):
         return module, module, examples
     return module, workload_module(name, graph)[0], examples
+
+
+def _draw_zeros(module: nn.Module) -> None:
+    """Draw the parameters that are zero throughout from a narrow normal distribution."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                parameter.normal_(std=ZEROS_STD)
 
 
 def _of_program(path: Path, graph: WorkloadGraph, inputs: Sequence[Any] | torch.Tensor | None) -> RunnableModel:

@@ -51,6 +51,7 @@ class MappedRun:
     max_rel_error: float
     tolerance: float  # relative, of the least precise output
     outputs_equal: bool  # within the tolerance; not-a-number where the original has it
+    outputs_tell: bool  # some output has more than one value: one that is zero throughout is equal whatever ran
     sent_bytes: NDArray[np.int64]
     received_bytes: NDArray[np.int64]
     charged_bytes: NDArray[np.int64]
@@ -80,11 +81,12 @@ class MappedRun:
 
     @property
     def proven(self) -> bool:
-        """Whether outputs and bytes are both equal."""
-        return self.outputs_equal and self.bytes_equal
+        """Whether outputs, which tell something, and bytes are equal."""
+        return self.outputs_equal and self.outputs_tell and self.bytes_equal
 
     def __str__(self) -> str:
         answer = "equal" if self.outputs_equal else "NOT EQUAL"
+        answer += "" if self.outputs_tell else " BUT ALL OF ONE VALUE, which proves nothing: give the model weights,"
         crossing = "equal" if self.bytes_equal else "NOT EQUAL"
         return (
             f"outputs {answer} to the original's (largest relative error {self.max_rel_error:.2g}, tolerance "
@@ -109,6 +111,7 @@ class MappedRun:
         """Return the figures, for JSON."""
         return {
             "outputs_equal": self.outputs_equal,
+            "outputs_tell": self.outputs_tell,
             "max_abs_error": self.max_abs_error,
             "max_rel_error": self.max_rel_error,
             "tolerance": self.tolerance,
@@ -211,6 +214,7 @@ def run_mapped(
         max_rel_error=max((error.relative for error in errors), default=0.0),
         tolerance=max((error.tolerance for error in errors), default=0.0),
         outputs_equal=all(error.relative <= error.tolerance for error in errors),
+        outputs_tell=any(_tells(whole) for whole in original),
         sent_bytes=sent,
         received_bytes=received,
         charged_bytes=found.laid_bytes,
@@ -282,6 +286,10 @@ def _output(program: LayerProgram, number: int, made: dict[int, Tensor], joined:
     memory = Memory({storage: (0, program.extents[storage])})
     memory.put(program.base[storage], program.given[storage])
     return memory.tensor(known.view)
+
+
+def _tells(output: Any) -> bool:
+    return isinstance(output, Tensor) and (output.numel() == 1 or bool((output != output.flatten()[:1]).any()))
 
 
 @dataclass(frozen=True, slots=True)

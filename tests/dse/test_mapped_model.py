@@ -229,3 +229,30 @@ def test_no_process_is_left_behind() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+class _Silent(nn.Module):
+    """Its last layer begins at zero, as that of some published networks does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x))
+
+
+def test_outputs_of_one_value_prove_nothing() -> None:
+    segments = segmented(_Silent(), (torch.ones(2, 4),), 1)
+    run = run_mapped(_Silent(), segments, np.arange(len(segments)) % 2, inputs=torch.ones(2, 4))
+    assert run.outputs_equal
+    assert not run.proven
+    assert "proves nothing" in str(run)
+
+
+def test_zeros_of_a_named_model_are_drawn() -> None:
+    """The vision transformer's head begins at zero."""
+    segments = workloads.build_segments(workloads.family("vit_b_16").at(batch=1), count=2)
+    assert proven("vit_b_16", segments, [0, 1]).original_outputs[0].any()
