@@ -26,6 +26,7 @@ NEAR = 8  # slots, by loss, that a unit of a chain moves to
 FIRST, TURNS, SHARE, ABOVE, NOISE = 50, 20, 0.1, 0.002, 0.2
 ROUNDS = 20  # of chains after a dive, the first of them to mend it
 KICKS = 3
+MEND_S = 1.0  # for the first assignment, even where the deadline has passed
 
 
 def applies(problem: MappingProblem) -> bool:
@@ -46,10 +47,11 @@ class Assignment:
     capacity: NDArray[np.float64]  # [S]
     unit_price: NDArray[np.float64]  # [U] mJ
     byte_price: NDArray[np.float64]  # [S] mJ a byte
+    largest: NDArray[np.int64]  # [U] slot of its largest part
 
     @classmethod
     def of(cls, problem: MappingProblem, request: Request) -> Assignment | None:
-        """Solve the linear relaxation; None where that takes longer than a third of the time, or has no solution."""
+        """Solve the linear relaxation; None where that takes over a third of the time left, or has no solution."""
         units, slots = int(problem.unit.max()) + 1, problem.slots
         cost, held = np.zeros((2, units, slots))
         allowed = np.ones((units, slots), dtype=np.bool_)
@@ -61,10 +63,12 @@ class Assignment:
         x = model.add_columns(len(u), upper=np.inf, cost=cost[u, s])
         once = model.add_rows(units, u, x, 1.0, lower=1.0, upper=1.0)
         memory = model.add_rows(slots, s, x, held[u, s], upper=problem.capacity_bytes)
-        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else request.left_s / 3)
+        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else max(MEND_S, request.left_s / 3))
         request.spend(len(u) * CELL_S)
-        if solved.status != "optimal" or solved.duals is None:
+        if solved.status != "optimal" or solved.values is None or solved.duals is None:
             return None
+        part = np.zeros((units, slots))
+        part[u, s] = solved.values[x]
         return cls(
             unit=problem.unit,
             cost=np.where(allowed, cost, np.inf),
@@ -72,6 +76,7 @@ class Assignment:
             capacity=problem.capacity_bytes.astype(np.float64),
             unit_price=solved.duals[once],
             byte_price=np.maximum(0.0, -solved.duals[memory]),
+            largest=np.where(allowed, part, -1.0).argmax(axis=1),
         )
 
     @cached_property
@@ -146,10 +151,9 @@ class Assignment:
 
     def dive(self, *, request: Request, turn: int) -> NDArray[np.int64] | None:
         """Return an assignment [K], which may break a capacity, or None where time ran out."""
-        from solvers.mapping._chain_search import chain_search
         from solvers.mapping._knapsack_kernel import dive
 
-        units, slots = self.cost.shape
+        units = len(self.cost)
         seed = request.seed * 1_000_003 + turn
         x, free = np.zeros(units, dtype=np.int64), np.ones(units, dtype=np.bool_)
         noise, most = NOISE if turn else 0.0, int(max(0.0, request.left_s) / STEP_S)
@@ -161,12 +165,27 @@ class Assignment:
             request.spend(max(0.0, request.left_s))
             return None
         request.spend(work * STEP_S)
-        near = np.argsort(self.loss, axis=1, kind="stable")[:, : min(NEAR, slots)]
+        self._mend(x, request, seed)
+        return x[self.unit]
+
+    def rounded(self, request: Request) -> NDArray[np.int64]:
+        """Return the linear relaxation's answer, each unit in its largest part, mended: an assignment [K], quickly.
+
+        It is made even where the deadline has passed.
+        """
+        x = self.largest.copy()
+        self._mend(x, request, request.seed)
+        return x[self.unit]
+
+    def _mend(self, x: NDArray[np.int64], request: Request, seed: int) -> None:
+        """Improve x [U] in place by chains, until it fits and beyond."""
+        from solvers.mapping._chain_search import chain_search
+
+        near = np.argsort(self.loss, axis=1, kind="stable")[:, :NEAR].copy()
         usual = float(self.loss[np.isfinite(self.loss)].mean()) or 1.0
         byte = self.byte_price.mean() or usual / max(self.held.mean(), 1e-300)
         _, work = chain_search(
             self.loss, near, self.held, self.capacity, self.byte_price, 2 * self.byte_price + 0.1 * byte, x,
-            ROUNDS, KICKS, 1e-9 * usual, seed, int(max(0.0, request.left_s) / STEP_S),
+            ROUNDS, KICKS, 1e-9 * usual, seed, int(max(MEND_S, request.left_s) / STEP_S),
         )  # fmt: skip
         request.spend(work * STEP_S)
-        return x[self.unit]

@@ -15,7 +15,6 @@ long, one that is small has edges to the rest. Where two periods are tried, the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from solvers.mapping._linear_model import LinearModel
 from solvers.mapping.feasibility import runnable
 from solvers.mapping.problem import MappingProblem
+from solvers.mapping.solver import Request
 
 # What is proven is proven in float64: earnings are rounded up by this share, periods down.
 SAFETY = 1e-6
@@ -31,6 +31,8 @@ SMOOTHING = 0.6  # share of the best prices so far in those that parts are sough
 PROBES = 12  # periods tried at most: halves of what is left between bound and best mapping
 NEAR = 0.01  # relative; where so little is left, the best mapping's own period is tried next
 CLOSE = 2e-6  # relative; where so little is left, nothing more is tried
+# A column of a covering LP and of a pricing problem, where the deadline is counted in work; nodes of the latter.
+COVER_S, PRICING_S, PRICING_NODES = 1e-4, 3e-4, 2_000
 
 Part = NDArray[np.bool_]
 
@@ -82,8 +84,8 @@ class PartsBound:
         self.kinds = _kinds(self.problem)
         self.flows = _flows(self.problem)
 
-    def prove(self, best_ms: float, *, until: float, start: NDArray[np.int64] | None = None) -> float:
-        """Return a period [ms] that no mapping is below, at most that of the best known one, by `until`.
+    def prove(self, best_ms: float, *, request: Request, start: NDArray[np.int64] | None = None) -> float:
+        """Return a period [ms] that no mapping is below, at most that of the best known one, within the deadline.
 
         Tries periods between what is proven and `best_ms`; `start` [K] is a mapping whose parts are a good beginning.
         """
@@ -94,11 +96,11 @@ class PartsBound:
                 self._add(int(kind_of[s]), start[first] == s)
         high = best_ms
         for _ in range(PROBES):
-            if high - self.period_ms <= CLOSE * high or perf_counter() >= until:
+            if high - self.period_ms <= CLOSE * high or request.left_s <= 0:
                 break
             near = high - self.period_ms <= NEAR * high
             trial = high * (1 - SAFETY) if near else (self.period_ms + high) / 2
-            proven = self._none_fits(trial, until)
+            proven = self._none_fits(trial, request)
             if proven is None:
                 break
             if proven:
@@ -107,18 +109,18 @@ class PartsBound:
                 high = trial
         return self.period_ms
 
-    def _none_fits(self, period: float, until: float) -> bool | None:
+    def _none_fits(self, period: float, request: Request) -> bool | None:
         """Whether no mapping has that period: True where proven, False where this bound cannot, None: out of time."""
         priced = self.prices
         best = 0.0
-        while perf_counter() < until:
-            found, cover, exact = self._cover(period, until)
+        while request.left_s > 0:
+            found, cover, exact = self._cover(period, request)
             if found is None:
                 return None
             trial = found if priced is None else SMOOTHING * priced + (1 - SMOOTHING) * found
             earned, fresh = 0.0, False
             for g, kind in enumerate(self.kinds):
-                most, part = self._most(kind, trial, period, until)
+                most, part = self._most(kind, trial, period, request)
                 earned += kind.slots * most
                 fresh |= part is not None and self._add(g, part)
             asked = float(trial.sum())
@@ -156,7 +158,7 @@ class PartsBound:
                 load += flow.size * kind.port_in if inside.any() else 0.0
         return load
 
-    def _cover(self, period: float, until: float) -> tuple[NDArray[np.float64] | None, float, bool]:
+    def _cover(self, period: float, request: Request) -> tuple[NDArray[np.float64] | None, float, bool]:
         """Return prices [U] of units, how many times the slots a cover by the parts needs, and whether it is one.
 
         Slots without ports are cut freely: their units need no parts. What no part covers costs twice its fair share.
@@ -198,12 +200,15 @@ class PartsBound:
             lower=1.0,
             upper=1.0,
         )
-        solved = model.solve("glop", deadline_s=until - perf_counter())
+        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else request.left_s)
+        request.spend(model.columns * COVER_S)
         if solved.status != "optimal" or solved.values is None or solved.duals is None:
             return None, np.inf, False
         return solved.duals[cover], float(solved.values[times][0]), bool(solved.values[slack].max() <= 1e-9)
 
-    def _most(self, kind: _Kind, prices: NDArray[np.float64], period: float, until: float) -> tuple[float, Part | None]:
+    def _most(
+        self, kind: _Kind, prices: NDArray[np.float64], period: float, request: Request
+    ) -> tuple[float, Part | None]:
         """Return a bound on what a part of that kind earns within the period, and a good part (None: none found)."""
         able = kind.allowed & (kind.compute_ms <= period)
         gain = np.where(able, prices, 0.0)
@@ -231,7 +236,9 @@ class PartsBound:
         model.add_rows(1, np.zeros(len(ids), dtype=np.int64), ids, np.concatenate(load), upper=1.0)
         if kind.held.sum() > kind.capacity > 0:
             model.add_rows(1, np.zeros(len(x), dtype=np.int64), x, kind.held / kind.capacity, upper=1.0)
-        solved = model.solve("highs", deadline_s=until - perf_counter(), gap=PRICING_GAP)
+        limit_s, nodes = (np.inf, PRICING_NODES) if request.deterministic else (request.left_s, None)
+        solved = model.solve("highs", deadline_s=limit_s, gap=PRICING_GAP, nodes=nodes)
+        request.spend(model.columns * PRICING_S)
         bound = -solved.bound if np.isfinite(solved.bound) else float(gain.clip(0.0).sum())
         return max(0.0, bound) * (1 + SAFETY), None if solved.values is None else solved.values[x] > 0.5
 

@@ -29,6 +29,8 @@ PROVABLE = 10_000  # mappings; a beam that wide keeps all of them
 WINDOW = 48  # segments that are assigned anew together
 WINDOW_WIDTH = 200
 WINDOW_WORK = 2_000_000_000
+WINDOW_TURNS = 20  # of its prices
+STEP_S = 4e-9  # between modes, or of a partial mapping, where the deadline is counted in work
 
 
 class Lagrangian(MappingSolver):
@@ -71,7 +73,6 @@ class Lagrangian(MappingSolver):
         from solvers.mapping._chain_kernel import beam, dual
         from solvers.mapping._kernels import arrays
 
-        until = request.started + request.deadline_s
         compiled = arrays(problem)
         bound, relaxed = bound_and_start(problem)
         candidates = [request.warm_start, relaxed, greedy_assignment(problem, compiled, request)]
@@ -96,26 +97,28 @@ class Lagrangian(MappingSolver):
         turns = int(np.clip(DUAL_WORK // (k * m * min(m, TRIED)), 20, 400))
         took = 0.0
         for share in PHASES:
-            begun = perf_counter()
-            if bound >= value * PROVEN or begun + took > until:
+            left_s = request.left_s
+            if bound >= value * PROVEN or took > left_s:
                 break
             bound = max(bound, dual(chain, max(1, int(share * turns)), value, price) * SAFETY)
+            request.spend((max(1, int(share * turns)) * m * min(m, TRIED) + m * WIDTHS[0]) * k * STEP_S)
             if beam(chain, price, WIDTHS[0], value, x)[0] < np.inf:
                 keep(x)
-            took = perf_counter() - begun
+            took = left_s - request.left_s
         work, took, nowhere = 0, 0.0, False
         for narrow, width in pairwise(WIDTHS):
             work += k * m * width
-            begun = perf_counter()
-            in_time = begun + took * width / narrow < until
+            left_s = request.left_s
+            in_time = took * width / narrow < left_s
             too_large = max(k, 4 * (m + problem.slots)) * width > BEAM_ROOM
             if bound >= value * PROVEN or not in_time or work > BEAM_WORK or too_large:
                 break
             met, dropped = beam(chain, price, width, value, x)
+            request.spend(k * m * width * STEP_S)
             if met < np.inf:
                 keep(x)
             bound = max(bound, min(met, dropped, value) * SAFETY)
-            took = perf_counter() - begun
+            took = left_s - request.left_s
             if dropped == np.inf:  # complete
                 nowhere = met == value == np.inf
                 break
@@ -123,14 +126,15 @@ class Lagrangian(MappingSolver):
             rng = np.random.default_rng(request.seed)
             turns = max(1, WINDOW_WORK // (WINDOW * m * (WINDOW_WIDTH + m))) if k > WINDOW // 2 else 0
             for turn in range(turns):
-                if bound >= value * PROVEN or perf_counter() > until:
+                if bound >= value * PROVEN or request.left_s <= 0:
                     break
                 free = _window(k, turn, rng)
                 part = _chain(problem, compiled, routes, best, free)
                 here = price.copy()
                 met_part = np.zeros(len(free), dtype=np.int64)
                 ceiling = _cost(part, best[free])
-                dual(part, 20, ceiling, here)
+                dual(part, WINDOW_TURNS, ceiling, here)
+                request.spend((WINDOW_TURNS * min(m, TRIED) + WINDOW_WIDTH) * len(free) * m * STEP_S)
                 if beam(part, here, WINDOW_WIDTH, ceiling, met_part)[0] < ceiling * (1 - 1e-12):
                     x[:] = best
                     x[free] = met_part

@@ -17,7 +17,7 @@ from solvers.mapping.bounds import bound_and_start
 from solvers.mapping.evaluate import PROVEN, best_of, evaluate, finish
 from solvers.mapping.local_search import LocalSearch
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request, Role
+from solvers.mapping.solver import MappingSolver, Request, Role, part_of
 
 COLUMNS_A_SECOND = 20_000  # of deadline; a larger model would take most of it to build
 COLUMN_NODES_A_SECOND = 20_000  # nodes of the search tree times columns, where the deadline is counted in work
@@ -61,24 +61,28 @@ class Milp(MappingSolver):
         """Return True: given time, it proves the optimum of any problem that it does."""
         return True
 
+    @classmethod
+    def weight(cls, problem: MappingProblem) -> float:
+        """Return much for knapsacks, which no other solver knows; see MappingSolver."""
+        return 1_000.0 if cls.role == "exact" and _assignment.applies(problem) else super().weight(problem)
+
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best of a short local search, what the bounds on the way meet, and what the solver finds."""
         run = _Run(problem, request)
         bound, relaxed = bound_and_start(problem)
-        run.prove(bound)
+        run.prove(max(bound, request.lower_bound))
         run.take(request.warm_start)
         run.take(relaxed)
         knapsacks = _assignment.applies(problem)
-        if np.isfinite(bound) and not knapsacks:
-            own = replace(
-                request, started=perf_counter(), deadline_s=request.deadline_s / 8, warm_start=run.best, spent_s=0.0
-            )
+        if np.isfinite(bound) and not knapsacks and not request.prepared:
+            own = part_of(request, request.deadline_s / 8, warm_start=run.best)
             found = LocalSearch().search(problem, own)
             request.spend(own.spent_s)
             run.take(found.assignment if len(found.assignment) else None)
             run.prove(found.lower_bound)
         too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
-        if run.proven or run.bound == np.inf or too_large or request.left_s <= 0:
+        late = request.left_s <= 0 and not (knapsacks and run.best is None)
+        if run.proven or run.bound == np.inf or too_large or late:
             return run.answer(self.name)
         if knapsacks:
             self._knapsacks(run)
@@ -94,8 +98,9 @@ class Milp(MappingSolver):
         if run.best is None or not PartsBound.applies(problem) or problem.energy_weight:
             return
         parts = PartsBound(problem, run.bound / problem.latency_weight)
-        until = request.started + request.deadline_s * PARTS_SHARE
-        proven_ms = parts.prove(run.value / problem.latency_weight, until=until, start=run.best)
+        own = part_of(request, request.left_s - request.deadline_s * (1 - PARTS_SHARE))
+        proven_ms = parts.prove(run.value / problem.latency_weight, request=own, start=run.best)
+        request.spend(own.spent_s)
         run.prove(proven_ms * problem.latency_weight, OPTIMAL_GAP)
 
     def _knapsacks(self, run: _Run) -> None:
@@ -104,8 +109,10 @@ class Milp(MappingSolver):
         weight = problem.energy_weight
         relaxed = _assignment.Assignment.of(problem, request)
         if relaxed is None:
-            self._solve(run, problem, request.left_s)
+            if request.left_s > 0:
+                self._solve(run, problem, request.left_s)
             return
+        run.take(relaxed.rounded(request))
         turn, searched = 0, False
         bound_mj, relaxed = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
         run.prove(bound_mj * weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
 from typing import ClassVar, Literal
@@ -54,6 +54,11 @@ class Request:
         if self.deterministic:
             return self.deadline_s - self.spent_s
         return self.started + self.deadline_s - perf_counter()
+
+
+def part_of(request: Request, deadline_s: float, warm_start: NDArray[np.int64] | None = None) -> Request:
+    """Return a request for a part of the work, `deadline_s` from now; the caller spends its `spent_s` in turn."""
+    return replace(request, started=perf_counter(), deadline_s=deadline_s, warm_start=warm_start, spent_s=0.0)
 
 
 class MappingSolver(NamedSolver, ABC):

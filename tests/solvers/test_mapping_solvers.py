@@ -164,14 +164,9 @@ def kinds(random_problem):
     }
 
 
-BY_THE_CLOCK = {"lagrangian", "milp", "milp_scip", "portfolio"}  # stop by it in part, or run one that does
-
-
 def test_a_deadline_of_work_gives_the_same_answer_whatever_the_clock_says(name, random_problem, monkeypatch):
     problems = {kind: problem for kind, problem in kinds(random_problem).items() if able(name, problem)}
     assert problems
-    if name in BY_THE_CLOCK:
-        pytest.skip("it looks at the clock")
 
     def answers():
         found = {}

@@ -7,6 +7,11 @@ import pytest
 
 from solvers.mapping._parts_bound import PartsBound
 from solvers.mapping.bounds import lower_bound
+from solvers.mapping.solver import Request
+
+
+def within(deadline_s):
+    return Request(started=perf_counter(), deadline_s=deadline_s, seed=0, warm_start=None)
 
 
 @pytest.mark.parametrize("block", range(3))
@@ -21,7 +26,7 @@ def test_it_never_exceeds_brute_force(block, rich_problem, brute_force):
             continue
         met += 1
         least = every.latency_ms[every.feasible].min()
-        bound = PartsBound(problem, 0.0).prove(2 * least + 1, until=perf_counter() + 5)
+        bound = PartsBound(problem, 0.0).prove(2 * least + 1, request=within(5))
         assert bound <= least
     assert met > 10
 
@@ -47,6 +52,6 @@ def test_a_chain_pays_for_each_end_of_a_part(random_problem, brute_force):
     )
     assert brute_force(problem)[0] == 4.0
     assert lower_bound(problem) < 3.1
-    bound = PartsBound(problem, 0.0).prove(4.0, until=perf_counter() + 20)
+    bound = PartsBound(problem, 0.0).prove(4.0, request=within(20))
     assert bound == pytest.approx(4.0, rel=1e-3)
     assert bound <= 4.0
