@@ -47,6 +47,10 @@ def test_the_mapping_page_runs_and_names_every_solver_that_ships(tmp_path: Path)
     ours = {name for name, solver in mapping_solvers().items() if solver.__module__.startswith("solvers.mapping.")}
     table = MAPPING.partition("## The solvers")[2].partition("\n## ")[0]
     assert ours <= set(re.findall(r"`(\w+)`", table))
+    measured = re.findall(r"^\| `(mapping_\w+)` \|", MAPPING.partition("## Measured")[2], re.MULTILINE)
+    assert set(measured) == {
+        path.stem.removeprefix("bench_") for path in ROOT.glob("tests/benchmarks/bench_mapping_*.py")
+    }
 
 
 @pytest.mark.parametrize("line", COMMANDS)

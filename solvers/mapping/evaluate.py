@@ -82,7 +82,7 @@ def best_of(problem: MappingProblem, candidates: Iterable[NDArray[np.int64] | No
         return None
     objective = evaluate(problem, a).objective
     best = int(np.argmin(objective))
-    return a[best] if np.isfinite(objective[best]) else None
+    return a[best].copy() if np.isfinite(objective[best]) else None
 
 
 def finish(

@@ -110,8 +110,10 @@ def test_a_warm_start_is_never_lost(name, cases, brute_force):
             continue
         every, evaluation = brute_force(problem)[1:]
         best = every[int(np.argmin(evaluation.objective))]
-        mapping = solve_mapping(problem, name, deadline_s=60, warm_start=best)
+        given = best.copy()
+        mapping = solve_mapping(problem, name, deadline_s=60, warm_start=given)
         assert mapping.objective <= optimum * (1 + 1e-9)
+        assert (given == best).all()  # nor written to
 
 
 def test_an_illegal_warm_start_does_no_harm(name, random_problem):
