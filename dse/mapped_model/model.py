@@ -20,7 +20,6 @@ from workloads.layer_program import LayerProgram, layer_program, lowered
 from workloads.trace import evaluation, plain_outputs
 from workloads.workload_program import shape_texts, workload_module
 
-
 ZEROS_STD = 0.02  # of what is drawn in place of zeros
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,17 +104,19 @@ class LinearModel:
         """
         from ortools.math_opt.python import mathopt
 
+        started = perf_counter()
         model = mathopt.Model.from_model_proto(self._proto(relaxed=backend == "glop"))
         variables = list(model.variables())
         hints = []
         if hint is not None:
             known = np.flatnonzero(np.isfinite(hint)).tolist()
             hints.append(mathopt.SolutionHint(variable_values={variables[n]: float(hint[n]) for n in known}))
+        left_s = max(deadline_s - (perf_counter() - started), 0.01)
         with _quiet():
             result = mathopt.solve(
                 model,
                 getattr(mathopt.SolverType, backend.upper()),
-                params=_parameters(backend, max(deadline_s, 0.01), seed, gap, nodes),
+                params=_parameters(backend, left_s, seed, gap, nodes),
                 model_params=mathopt.ModelSolveParameters(solution_hints=hints),
             )
         found = result.has_primal_feasible_solution()

@@ -135,7 +135,7 @@ class LoadRelaxation:
 
     def _limit_s(self, seconds: float) -> float:
         """What a solver may take by the clock, which has no say where the answer is to be the same each time."""
-        return 1e6 if self.request.deterministic else seconds
+        return np.inf if self.request.deterministic else seconds
 
     def mappings(self) -> Iterator[NDArray[np.int64]]:
         """Yield mappings [K] that follow the shares, legal or not: rounded; in whole units if edges matter little."""

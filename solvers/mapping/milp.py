@@ -63,8 +63,12 @@ class Milp(MappingSolver):
 
     @classmethod
     def weight(cls, problem: MappingProblem) -> float:
-        """Return much for knapsacks, which no other solver knows; see MappingSolver."""
-        return 1_000.0 if cls.role == "exact" and _assignment.applies(problem) else super().weight(problem)
+        """Return much for knapsacks, which no other solver knows, and for a bound by parts; see MappingSolver."""
+        if cls.role != "exact":
+            return super().weight(problem)
+        if _assignment.applies(problem):
+            return 1_000.0
+        return 25.0 if PartsBound.applies(problem) and not problem.energy_weight else 4.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best of a short local search, what the bounds on the way meet, and what the solver finds."""
@@ -135,10 +139,10 @@ class Milp(MappingSolver):
 
     def _solve(self, run: _Run, problem: MappingProblem, seconds: float) -> None:
         """Search with the solver; `problem` may lack what is known to be no better than the best mapping."""
-        request = run.request
+        request, until_s = run.request, run.request.left_s - seconds
         model = MappingMilp(problem, run.best)
         nodes = int(max(1.0, seconds * COLUMN_NODES_A_SECOND / model.model.columns)) if request.deterministic else None
-        limit_s = np.inf if request.deterministic else seconds
+        limit_s = np.inf if request.deterministic else request.left_s - until_s  # what building it has left
         solved = model.solve(self.backend, deadline_s=limit_s, seed=request.seed, nodes=nodes)
         request.spend(seconds)
         run.take(solved.assignment)

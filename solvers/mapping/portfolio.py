@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 
 from solvers.mapping.evaluate import PROVEN, finish
 from solvers.mapping.problem import Incumbent, Mapping, MappingProblem
-from solvers.mapping.solver import MappingSolver, Request, Role, mapping_solvers
-
-ROLES: tuple[Role, ...] = ("construct", "improve", "exact")
-"""In their order."""
+from solvers.mapping.solver import MappingSolver, Request, mapping_solvers
 
 
 class Portfolio(MappingSolver):
@@ -60,13 +57,15 @@ class Portfolio(MappingSolver):
 
 
 def members(problem: MappingProblem) -> list[type[MappingSolver]]:
-    """Return the solvers that are installed, do the problem and are of use to it, in the order of their roles."""
+    """Return the solvers that are installed, do the problem and are of use to it: by role, the exact ones by weight."""
     able = [
         solver
         for solver in mapping_solvers().values()
         if not solver.missing_modules() and not solver.refusal(problem) and solver.weight(problem) > 0
     ]
-    return [solver for role in ROLES for solver in able if solver.role == role]
+    exact = sorted((solver for solver in able if solver.role == "exact"), key=lambda solver: -solver.weight(problem))
+    fast = [solver for role in ("construct", "improve") for solver in able if solver.role == role]
+    return fast + exact
 
 
 def _schedule(problem: MappingProblem, request: Request) -> Iterator[tuple[type[MappingSolver], float]]:
