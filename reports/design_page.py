@@ -10,7 +10,7 @@ from typing import Any
 from dse.errors import DseError
 from reports.blocks import Block, Cell, Fact, Facts, Row, Table, number_cell, text_cell
 from reports.export import write_file
-from reports.format import MISSING, number, percent
+from reports.format import number, percent
 from reports.page import Page, render_page
 from reports.plots.style import house_style
 from reports.records import Detail
@@ -73,14 +73,14 @@ def _summary(design: Detail) -> list[Block]:
     ]
     found = design.mapping
     if found is not None and found.objective is not None:
-        gap = MISSING if found.gap is None else percent(found.gap)
-        note = f"of {found.solver}, without contention for links; {found.status}, gap {gap}"
+        proof = "proven optimal" if found.status == "optimal" else f"gap {percent(found.gap)}"
+        note = f"of {found.solver}, without contention for links; {proof}"
         facts.append(Fact(label="Objective", value=number(found.objective), note=note))
     return [Facts(facts=facts)]
 
 
 def _segments(segments: Sequence[Mapping[str, Any]]) -> list[Block]:
-    columns = ["Segment", "Layers of", "Layers", "Slots", "Chip", "Way", "Latency ms", "Energy mJ", "Sent in team MB"]
+    columns = ["Segment", "Layers of", "Layers", "Slots", "Chip", "Way", "Latency ms", "Energy mJ", "Team MB"]
     rows = [
         Row(
             cells=[
@@ -97,7 +97,10 @@ def _segments(segments: Sequence[Mapping[str, Any]]) -> list[Block]:
         )
         for row in segments
     ]
-    caption = "Who runs each segment: whole on one slot, split over a team, or whole inputs in turn (replicate)."
+    caption = (
+        "Who runs each segment: whole on one slot, split over a team, or whole inputs in turn (replicate); and what "
+        "its team sends within itself."
+    )
     return [Table(columns=columns, rows=rows, caption=caption, sortable=True, tall=len(rows) > 24)]
 
 

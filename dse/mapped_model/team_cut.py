@@ -299,18 +299,17 @@ def _sized(base: View) -> View:
 
 
 def _with_frees(steps: Sequence[Step], kept: set[int]) -> list[Step]:
-    """Free what nothing uses any more after each step."""
-    last: dict[int, int] = {}
+    """Free what nothing uses any more after each call, and after what is sent last."""
+    last: dict[int, tuple[int, int]] = {}
     for place, step in enumerate(steps):
-        for storage in step.storages():
-            last[storage] = place
-    return [
-        replace(
-            step,
-            frees=(
-                *((),) * len(step.calls),
-                tuple(storage for storage, used in last.items() if used == place and storage not in kept),
-            ),
-        )
-        for place, step in enumerate(steps)
-    ]
+        sent = {part.base.storage for transfer in step.sends for part in transfer.parts}
+        last |= dict.fromkeys(step.storages(), (place, len(step.calls)))
+        for number, call in enumerate(step.calls):
+            for view in (*(read.view for read in call.reads), *call.writes, *call.outputs):
+                if view.storage not in sent:
+                    last[view.storage] = place, number
+    freed: list[list[list[int]]] = [[[] for _ in range(len(step.calls) + 1)] for step in steps]
+    for storage, (place, number) in last.items():
+        if storage not in kept:
+            freed[place][number].append(storage)
+    return [replace(step, frees=tuple(map(tuple, mine))) for step, mine in zip(steps, freed, strict=True)]

@@ -24,8 +24,10 @@ from dse.cost_table import CostTable, cost_table
 from dse.errors import DseError
 from dse.mapped_model import Exchange, MappedRun, run_mapped
 from dse.mapped_model.memory import Memory, Part
+from dse.mapped_model.model import runnable
 from dse.mapped_model.regions import Region
 from dse.mapped_model.slot_team import SlotTeam
+from dse.mapped_model.team_cut import team_cut
 from dse.teams import TeamCosts, split_teams
 from tests.dse.mapped_model_help import segmented
 from tests.workloads.test_sharding import SMALL
@@ -328,3 +330,25 @@ def test_a_piece_is_put_in_its_place_with_no_more_memory_than_the_tensor_has() -
         with Largest() as seen:
             region.scatter(memory, content)
         assert 0 < seen.nbytes <= base.end
+
+
+def test_a_process_frees_each_tensor_after_its_last_use_inside_of_whole_segments_too() -> None:
+    module = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.Tanh())))
+    inputs = (torch.randn(8, 64),)
+    table, teams = costed(module, inputs, 4, sizes=(2,))
+    modes = np.array([0, SLOTS, 0])  # whole, split, whole
+    proven(module, inputs, table, teams, modes)
+    model = runnable(module, table.segments.graph, inputs, 0)
+    made = team_cut(model.program, table.segments, modes, teams)
+    for piece in made.pieces:
+        uses = [
+            (s, c, {view.storage for view in (*(read.view for read in call.reads), *call.writes, *call.outputs)})
+            for s, step in enumerate(piece.steps)
+            for c, call in enumerate(step.calls)
+        ]
+        freed = [(s, c, each) for s, step in enumerate(piece.steps) for c, now in enumerate(step.frees) for each in now]
+        assert len({storage for *_, storage in freed}) == len(freed)
+        for s, c, storage in freed:
+            assert max(((us, uc) for us, uc, used in uses if storage in used), default=(s, c)) <= (s, c)
+    whole = next(piece for piece in made.pieces if piece.slot == 0).steps[0]
+    assert sum(map(len, whole.frees[:-1])) >= len(whole.calls) - 1  # not all at the end of the segment
