@@ -26,6 +26,7 @@ NEAR = 8  # slots, by loss, that a unit of a chain moves to
 FIRST, TURNS, SHARE, ABOVE, NOISE = 50, 20, 0.1, 0.002, 0.2
 ROUNDS = 20  # of chains after a dive, the first of them to mend it
 KICKS = 3
+NARROWINGS, NARROWER = 6, 0.95  # at most, and while each leaves no more than that share
 MEND_S = 1.0  # for the first assignment, even where the deadline has passed
 
 
@@ -139,15 +140,28 @@ class Assignment:
         request.spend(work * STEP_S)
         return self.proven(bound), replace(self, unit_price=price)
 
-    def worth_trying(self, *, best_mj: float, request: Request) -> NDArray[np.bool_]:
-        """Return [K, S]: whether an assignment better than that can have the segment in the slot."""
+    def narrowed(self, *, best_mj: float, request: Request, share: float) -> tuple[float, NDArray[np.bool_]]:
+        """Return a bound like `dual`, at most `best_mj`, and [K, S] where a better assignment can have a segment.
+
+        What cannot be part of a better one is left out of the next dual, which bounds the better ones, a few times.
+        """
         from solvers.mapping._knapsack_kernel import reduced_costs
 
-        bound, rise = reduced_costs(self.unit_price, self.cost, self.least_weight, self.room)
-        request.spend(self.cost.size * float(self.room.mean()) * 3 * STEP_S)
-        reach = best_mj * (1 + 1e-9) - (self.step_mj if self.step_mj else 0.0)
-        may: NDArray[np.bool_] = ((bound + rise) * SAFETY <= reach)[self.unit]
-        return may
+        bound, narrow = 0.0, self
+        reach = best_mj * (1 + 1e-9) - self.step_mj
+        for _ in range(NARROWINGS):
+            proven, narrow = narrow.dual(best_mj=best_mj, request=request, share=share / NARROWINGS)
+            bound = max(bound, proven)
+            low, rise = reduced_costs(narrow.unit_price, narrow.cost, self.least_weight, self.room)
+            request.spend(self.cost.size * float(self.room.mean()) * 3 * STEP_S)
+            before = np.isfinite(narrow.cost)
+            may = before & ((low + rise) * SAFETY <= reach)
+            narrow = replace(narrow, cost=np.where(may, narrow.cost, np.inf))
+            if not may.any(axis=1).all():
+                bound = best_mj
+            if bound >= best_mj or may.sum() > NARROWER * before.sum() or request.left_s <= 0:
+                break
+        return min(bound, best_mj), np.isfinite(narrow.cost)[self.unit]
 
     def dive(self, *, request: Request, turn: int) -> NDArray[np.int64] | None:
         """Return an assignment [K], which may break a capacity, or None where time ran out."""
