@@ -78,11 +78,7 @@ class Milp(MappingSolver):
         run.take(relaxed)
         knapsacks = _assignment.applies(problem)
         if np.isfinite(bound) and not knapsacks and not request.prepared:
-            own = part_of(request, request.deadline_s / 8, warm_start=run.best)
-            found = LocalSearch().search(problem, own)
-            request.spend(own.spent_s)
-            run.take(found.assignment if len(found.assignment) else None)
-            run.prove(found.lower_bound)
+            self._local(run)
         too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
         late = request.left_s <= 0 and not (knapsacks and run.best is None)
         if run.proven or run.bound == np.inf or too_large or late:
@@ -94,6 +90,14 @@ class Milp(MappingSolver):
             if not run.proven:
                 self._solve(run, problem, request.left_s)
         return run.answer(self.name)
+
+    def _local(self, run: _Run) -> None:
+        """Search for a start."""
+        own = part_of(run.request, run.request.deadline_s / 8, warm_start=run.best)
+        found = LocalSearch().search(run.problem, own)
+        run.request.spend(own.spent_s)
+        run.take(found.assignment if len(found.assignment) else None)
+        run.prove(found.lower_bound)
 
     def _parts(self, run: _Run) -> None:
         """Raise the bound by parts of slots, where that applies."""
@@ -115,9 +119,9 @@ class Milp(MappingSolver):
             if request.left_s > 0:
                 self._solve(run, problem, request.left_s)
             return
-        run.take(relaxed.rounded(request))
         bound_mj, relaxed = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
         run.prove(bound_mj * weight)
+        run.take(relaxed.rounded(request))
         turn, span_s = 0, request.deadline_s * FIRST_SHARE
         while not run.proven and request.left_s > 0:
             until_s = request.left_s - span_s
@@ -132,8 +136,9 @@ class Milp(MappingSolver):
                 run.prove(bound_mj * weight)
                 may = may & narrow
                 may[np.arange(problem.segments), run.best] = True
-            if not run.proven and request.left_s > 0:
-                self._solve(run, replace(problem, allowed=may), min(span_s, request.left_s))
+            span_s = request.left_s if run.best is None else min(span_s, request.left_s)
+            if not run.proven and span_s > 0 and (run.best is None or may.sum() <= COLUMNS_A_SECOND / 4 * span_s):
+                self._solve(run, replace(problem, allowed=may), span_s)
             span_s *= 2
 
     def _solve(self, run: _Run, problem: MappingProblem, seconds: float) -> None:
