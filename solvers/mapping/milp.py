@@ -139,6 +139,7 @@ class Milp(MappingSolver):
             span_s = request.left_s if run.best is None else min(span_s, request.left_s)
             if not run.proven and span_s > 0 and (run.best is None or may.sum() <= COLUMNS_A_SECOND / 4 * span_s):
                 self._solve(run, replace(problem, allowed=may), span_s)
+                run.prove(relaxed.proven(run.bound / weight) * weight)
             span_s *= 2
 
     def _solve(self, run: _Run, problem: MappingProblem, seconds: float) -> None:
