@@ -26,6 +26,7 @@ NEAR = 8  # slots, by loss, that a unit of a chain moves to
 FIRST, TURNS, SHARE, ABOVE, NOISE = 50, 20, 0.1, 0.002, 0.2
 ROUNDS = 20  # of chains after a dive, the first of them to mend it
 KICKS = 3
+NARROWINGS, NARROWER = 6, 0.95  # at most, and while each leaves no more than that share
 MEND_S = 1.0  # for the first assignment, even where the deadline has passed
 
 
@@ -51,7 +52,10 @@ class Assignment:
 
     @classmethod
     def of(cls, problem: MappingProblem, request: Request) -> Assignment | None:
-        """Solve the linear relaxation; None where that takes over a third of the time left, or has no solution."""
+        """Solve the linear relaxation; None where it has no solution.
+
+        Where it takes over an eighth of the time left, prices are left to `dual`.
+        """
         units, slots = int(problem.unit.max()) + 1, problem.slots
         cost, held = np.zeros((2, units, slots))
         allowed = np.ones((units, slots), dtype=np.bool_)
@@ -63,20 +67,23 @@ class Assignment:
         x = model.add_columns(len(u), upper=np.inf, cost=cost[u, s])
         once = model.add_rows(units, u, x, 1.0, lower=1.0, upper=1.0)
         memory = model.add_rows(slots, s, x, held[u, s], upper=problem.capacity_bytes)
-        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else max(MEND_S, request.left_s / 3))
+        solved = model.solve("glop", deadline_s=np.inf if request.deterministic else max(MEND_S, request.left_s / 8))
         request.spend(len(u) * CELL_S)
-        if solved.status != "optimal" or solved.values is None or solved.duals is None:
+        if solved.status == "infeasible" or not allowed.any(axis=1).all():
             return None
-        part = np.zeros((units, slots))
-        part[u, s] = solved.values[x]
+        part, unit_price, byte_price = -cost, np.where(allowed, cost, np.inf).min(axis=1), np.zeros(slots)
+        if solved.status == "optimal" and solved.values is not None and solved.duals is not None:
+            part = np.zeros((units, slots))
+            part[u, s] = solved.values[x]
+            unit_price, byte_price = solved.duals[once], np.maximum(0.0, -solved.duals[memory])
         return cls(
             unit=problem.unit,
             cost=np.where(allowed, cost, np.inf),
             held=held,
             capacity=problem.capacity_bytes.astype(np.float64),
-            unit_price=solved.duals[once],
-            byte_price=np.maximum(0.0, -solved.duals[memory]),
-            largest=np.where(allowed, part, -1.0).argmax(axis=1),
+            unit_price=unit_price,
+            byte_price=byte_price,
+            largest=np.where(allowed, part, -np.inf).argmax(axis=1),
         )
 
     @cached_property
@@ -137,17 +144,47 @@ class Assignment:
         most = int(max(0.0, min(request.left_s, request.deadline_s * share)) / STEP_S)
         bound, work = dual(price, self.cost, self.least_weight, self.room, best_mj, most)
         request.spend(work * STEP_S)
-        return self.proven(bound), replace(self, unit_price=price)
+        priced = replace(self, unit_price=price)
+        if not self.byte_price.any():
+            priced = replace(priced, byte_price=self._marginal(price))
+            priced = replace(priced, largest=priced.loss.argmin(axis=1))
+        return self.proven(bound), priced
 
-    def worth_trying(self, *, best_mj: float, request: Request) -> NDArray[np.bool_]:
-        """Return [K, S]: whether an assignment better than that can have the segment in the slot."""
+    def _marginal(self, price: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return [S] mJ that a byte more of each slot would earn at prices [U] of units that are cut freely."""
+        earned = np.zeros(len(self.capacity))
+        for s in range(len(earned)):
+            gain = price - self.cost[:, s]
+            some = np.flatnonzero((gain > 0) & (self.held[:, s] > 0))
+            density = gain[some] / self.held[some, s]
+            order = np.argsort(-density, kind="stable")
+            last = int(np.searchsorted(np.cumsum(self.held[some[order], s]), self.capacity[s], side="right"))
+            if last < len(order):
+                earned[s] = density[order[last]]
+        return earned
+
+    def narrowed(self, *, best_mj: float, request: Request, share: float) -> tuple[float, NDArray[np.bool_]]:
+        """Return a bound like `dual`, at most `best_mj`, and [K, S] where a better assignment can have a segment.
+
+        What cannot be part of a better one is left out of the next dual, which bounds the better ones, a few times.
+        """
         from solvers.mapping._knapsack_kernel import reduced_costs
 
-        bound, rise = reduced_costs(self.unit_price, self.cost, self.least_weight, self.room)
-        request.spend(self.cost.size * float(self.room.mean()) * 3 * STEP_S)
-        reach = best_mj * (1 + 1e-9) - (self.step_mj if self.step_mj else 0.0)
-        may: NDArray[np.bool_] = ((bound + rise) * SAFETY <= reach)[self.unit]
-        return may
+        bound, narrow = 0.0, self
+        reach = best_mj * (1 + 1e-9) - self.step_mj
+        for _ in range(NARROWINGS):
+            proven, narrow = narrow.dual(best_mj=best_mj, request=request, share=share / NARROWINGS)
+            bound = max(bound, proven)
+            low, rise = reduced_costs(narrow.unit_price, narrow.cost, self.least_weight, self.room)
+            request.spend(self.cost.size * float(self.room.mean()) * 3 * STEP_S)
+            before = np.isfinite(narrow.cost)
+            may = before & ((low + rise) * SAFETY <= reach)
+            narrow = replace(narrow, cost=np.where(may, narrow.cost, np.inf))
+            if not may.any(axis=1).all():
+                bound = best_mj
+            if bound >= best_mj or may.sum() > NARROWER * before.sum() or request.left_s <= 0:
+                break
+        return min(bound, best_mj), np.isfinite(narrow.cost)[self.unit]
 
     def dive(self, *, request: Request, turn: int) -> NDArray[np.int64] | None:
         """Return an assignment [K], which may break a capacity, or None where time ran out."""

@@ -25,10 +25,9 @@ COLUMN_NODES_A_SECOND = 20_000  # nodes of the search tree times columns, where 
 # this share of it, and a search that is complete leaves no larger gap.
 MARGIN = 1e-6
 OPTIMAL_GAP = 3 * MARGIN  # a search that is complete but for rounding
-# Where knapsacks are all that binds: shares of the deadline for each run of their dual, for the first dives, and, of
-# the time left after those, for the search. What that has not proven by then, it rarely proves.
-DUAL_SHARE, DIVE_SHARE, SEARCH_SHARE = 0.1, 0.3, 0.3
-DIVES = 10  # at first, at most
+# Where knapsacks are all that binds: shares of the deadline for each run of their dual, and for the first dives and the
+# first search.
+DUAL_SHARE, FIRST_SHARE = 0.1, 1 / 30
 PARTS_SHARE = 0.6  # of the deadline for the bound by parts, at most; it is better than the search's own
 
 
@@ -79,11 +78,7 @@ class Milp(MappingSolver):
         run.take(relaxed)
         knapsacks = _assignment.applies(problem)
         if np.isfinite(bound) and not knapsacks and not request.prepared:
-            own = part_of(request, request.deadline_s / 8, warm_start=run.best)
-            found = LocalSearch().search(problem, own)
-            request.spend(own.spent_s)
-            run.take(found.assignment if len(found.assignment) else None)
-            run.prove(found.lower_bound)
+            self._local(run)
         too_large = columns_needed(problem) > COLUMNS_A_SECOND * request.deadline_s
         late = request.left_s <= 0 and not (knapsacks and run.best is None)
         if run.proven or run.bound == np.inf or too_large or late:
@@ -95,6 +90,14 @@ class Milp(MappingSolver):
             if not run.proven:
                 self._solve(run, problem, request.left_s)
         return run.answer(self.name)
+
+    def _local(self, run: _Run) -> None:
+        """Search for a start."""
+        own = part_of(run.request, run.request.deadline_s / 8, warm_start=run.best)
+        found = LocalSearch().search(run.problem, own)
+        run.request.spend(own.spent_s)
+        run.take(found.assignment if len(found.assignment) else None)
+        run.prove(found.lower_bound)
 
     def _parts(self, run: _Run) -> None:
         """Raise the bound by parts of slots, where that applies."""
@@ -108,7 +111,7 @@ class Milp(MappingSolver):
         run.prove(proven_ms * problem.latency_weight, OPTIMAL_GAP)
 
     def _knapsacks(self, run: _Run) -> None:
-        """Dive from the Lagrangian dual, search what it leaves worth trying, and dive again until the deadline."""
+        """Dive from the Lagrangian dual, and search what that leaves, in turn and twice as long each time."""
         problem, request = run.problem, run.request
         weight = problem.energy_weight
         relaxed = _assignment.Assignment.of(problem, request)
@@ -116,26 +119,28 @@ class Milp(MappingSolver):
             if request.left_s > 0:
                 self._solve(run, problem, request.left_s)
             return
-        run.take(relaxed.rounded(request))
-        turn, searched = 0, False
         bound_mj, relaxed = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
         run.prove(bound_mj * weight)
+        run.take(relaxed.rounded(request))
+        turn, span_s = 0, request.deadline_s * FIRST_SHARE
         while not run.proven and request.left_s > 0:
-            run.take(relaxed.dive(request=request, turn=turn))
-            turn += 1
-            early = request.left_s > request.deadline_s * (1 - DIVE_SHARE)
-            if run.proven or (early and turn < DIVES) or searched:
-                continue
-            searched = True
-            bound_mj, tight = relaxed.dual(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
-            run.prove(bound_mj * weight)
+            until_s = request.left_s - span_s
+            while not run.proven and request.left_s > max(0.0, until_s):
+                run.take(relaxed.dive(request=request, turn=turn))
+                turn += 1
             if run.proven or request.left_s <= 0:
                 break
             may = problem.allowed
             if run.best is not None:
-                may = may & tight.worth_trying(best_mj=run.value / weight, request=request)
+                bound_mj, narrow = relaxed.narrowed(best_mj=run.value / weight, request=request, share=DUAL_SHARE)
+                run.prove(bound_mj * weight)
+                may = may & narrow
                 may[np.arange(problem.segments), run.best] = True
-            self._solve(run, replace(problem, allowed=may), request.left_s * SEARCH_SHARE)
+            span_s = request.left_s if run.best is None else min(span_s, request.left_s)
+            if not run.proven and span_s > 0 and (run.best is None or may.sum() <= COLUMNS_A_SECOND / 4 * span_s):
+                self._solve(run, replace(problem, allowed=may), span_s)
+                run.prove(relaxed.proven(run.bound / weight) * weight)
+            span_s *= 2
 
     def _solve(self, run: _Run, problem: MappingProblem, seconds: float) -> None:
         """Search with the solver; `problem` may lack what is known to be no better than the best mapping."""
