@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.errors import SolverError
+from solvers.mapping._gilmore_lawler import gilmore_lawler_bound
 from solvers.mapping.bounds import lower_bound
 from solvers.mapping.evaluate import PROVEN, as_batch, evaluate, finish
 from solvers.mapping.feasibility import runnable
@@ -66,7 +67,7 @@ class Tabu(MappingSolver):
         from solvers.mapping._random import seeded
         from solvers.mapping._robust_tabu import shuffled
 
-        bound = lower_bound(problem)
+        bound = max(lower_bound(problem), request.lower_bound, gilmore_lawler_bound(problem))
         run = _Breeding(problem, request, seeded(request.seed))
         warm = as_batch(problem, request.warm_start)
         if len(warm) and np.isfinite(evaluate(problem, warm).objective[0]):

@@ -30,6 +30,7 @@ PASSES = ((2, 40, 0.5), (3, 60, 1.0), (4, 90, 2.0), (4, 150, 5.0), (6, 200, 10.0
 """Slots of a window, units that are free in it at most, and CP-SAT's deterministic seconds for it; then the next."""
 NEAR = 8  # modes that a segment may move to where the window is one of segments
 MOST_PAIRS = 400  # windows of slots that are looked at in a pass
+MOST_ROUTES = 10_000_000  # edges x pairs of modes: with more it takes seconds to state a window
 BUILD_S = 1e-4  # to state a segment of the model, about
 
 
@@ -50,8 +51,9 @@ class Windowed(MappingSolver):
 
     @classmethod
     def weight(cls, problem: MappingProblem) -> float:
-        """Return nothing where CP-SAT takes the whole problem itself; see MappingSolver."""
-        return 0.0 if problem.segments <= WHOLE else 8.0
+        """Return nothing where CP-SAT takes the whole problem itself, or windows are slow; see MappingSolver."""
+        slow = len(problem.edges) * problem.modes**2 > MOST_ROUTES
+        return 0.0 if problem.segments <= WHOLE or slow else 8.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping of all windows; see MappingSolver."""

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from solvers.errors import SolverError
+from solvers.formats import read_instance
+from solvers.mapping._gilmore_lawler import gilmore_lawler_bound
 from solvers.mapping.problem import MappingProblem
 from solvers.mapping.solve import solve_mapping
 from solvers.mapping.tabu import Tabu
@@ -114,3 +116,23 @@ def test_published_optima(name, optimum, measured):
     one, other = numbers[1:].reshape(2, n, n)
     mapping = solve_mapping(assignment_problem(other + other.T, one), "tabu", deadline_s=8)
     assert mapping.objective == optimum
+
+
+@pytest.mark.parametrize(("items", "places"), [(1, 1), (2, 2), (5, 5), (4, 6)])
+def test_the_bound_is_below_every_permutation(items, places):
+    for seed in range(10):
+        flow, distance, linear = draw(seed, items, places)
+        problem = assignment_problem(flow, distance, linear=linear)
+        whole = np.triu(flow, 1)
+        costs = [
+            linear[np.arange(items), p].sum() + (whole * distance[np.ix_(p, p)]).sum()
+            for p in permutations(range(places), items)
+        ]
+        assert 0 <= gilmore_lawler_bound(problem) <= min(costs)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("nug12", 493), ("nug20", 2057), ("nug30", 4539)])
+def test_the_published_bounds(measured, name, bound):
+    """Of Nugent's instances, as QAPLIB's home page gives them (Gilmore-Lawler bound, objective of all pairs)."""
+    problem = read_instance(measured(f"solvers/qaplib/{name}/{name}.txt")).problem
+    assert np.ceil(gilmore_lawler_bound(problem)) == bound
