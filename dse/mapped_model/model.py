@@ -78,18 +78,19 @@ def _modules(name: str, graph: WorkloadGraph) -> tuple[nn.Module, nn.Module, Any
     """Return the module of a workload with weights, the same as it was traced, and inputs of its graph's shapes."""
     module, examples = workload_module(name, graph, weights=True)
     if not is_model_file(name):
-        _draw_zeros(module)
+        draw_zeros(module)
     if is_own_model(name) and not is_model_file(name):
         return module, module, examples
     return module, workload_module(name, graph)[0], examples
 
 
-def _draw_zeros(module: nn.Module) -> None:
-    """Draw the parameters that are zero throughout from a narrow normal distribution."""
+def draw_zeros(module: nn.Module) -> nn.Module:
+    """Draw the parameters that are zero throughout from a narrow normal distribution, in place; return the module."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.is_floating_point() and not parameter.any():
                 parameter.normal_(std=ZEROS_STD)
+    return module
 
 
 def _of_program(path: Path, graph: WorkloadGraph, inputs: Sequence[Any] | torch.Tensor | None) -> RunnableModel:

@@ -110,11 +110,11 @@ def test_a_workload_on_a_system_is_a_problem_too(tmp_path: Path, monkeypatch: py
 
 
 def test_solvers_are_compared_on_a_training_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "trained_net.py").write_text(NET)
+    (tmp_path / "compared_net.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)
     words = ("--objective", "throughput", "--segments", "5", "--contiguous", "--model", "roofline")
     step = ("--mode", "train", "--optimizer", "sgd", *words, "--micro-batches", "2")
-    compared = ("--workload", "trained_net:factory", "--system", "interposer_2x2:big_core,big_core", "--assignments")
+    compared = ("--workload", "compared_net:factory", "--system", "interposer_2x2:big_core,big_core", "--assignments")
     solvers = ("--solver", "greedy", "--solver", "cp_sat", "--deadline", "60", "--json")
     greedy, exact = rows_of(invoke(*compared, *solvers, *step))
     assert exact["status"] == "optimal"
@@ -124,7 +124,7 @@ def test_solvers_are_compared_on_a_training_step(tmp_path: Path, monkeypatch: py
     assert exact["objective"] > forward["objective"]
     mapped = CliRunner().invoke(
         cli,
-        ["map", "trained_net:factory", *SYSTEM, *step, "--solver", "cp_sat", "--json"],
+        ["map", "compared_net:factory", *SYSTEM, *step, "--solver", "cp_sat", "--json"],
     )
     assert mapped.exit_code == 0, mapped.output
     told = json.loads(mapped.stdout)

@@ -15,6 +15,7 @@ from torch import nn
 import workloads
 from dse.errors import DseError
 from dse.mapped_model import run_mapped
+from dse.mapped_model.model import draw_zeros
 from tests.dse.mapped_model_help import proven, random_slots, segmented
 from workloads.models.bcctn import BCCTN, BCCTNTable
 from workloads.models.conv_tasnet import conv_tasnet
@@ -52,7 +53,9 @@ FAMILIES = {
     "bcctn-unshared": (lambda: BCCTN(channels=(2, 4), shared_encoder=False, **EARS), [(1, 2, 400)]),
     "bcctn-table": (lambda: BCCTNTable(channels=(4, 8), width=32, attention_width=16, **EARS), [(1, 2, 400)]),
     "resnet": (lambda: ResNet((1, 1, 1, 1), bottleneck=True, classes=10), [(1, 3, 64, 64)]),
-    "vit": (lambda: ViT(image=32, patch=8, dim=32, depth=2, heads=4, hidden=64, classes=10), [(2, 3, 32, 32)]),
+    "vit": (
+        lambda: draw_zeros(ViT(image=32, patch=8, dim=32, depth=2, heads=4, hidden=64, classes=10)), [(2, 3, 32, 32)]
+    ),
     "videovit": (lambda: video_vit(size="tiny"), [(1, 4, 3, 32, 32)]),
     "videoaudioast": (lambda: video_audio_ast(size="tiny"), [(1, 4, 3, 32, 32), (1, 4, 64)]),
 }  # fmt: skip
@@ -80,7 +83,7 @@ def test_a_family_under_random_mappings(name: str) -> None:
 def test_any_cut_of_a_model_under_any_mapping(size: int, slots: int, seed: int) -> None:
     torch.manual_seed(seed)
     module, inputs = (
-        ViT(image=16, patch=8, dim=16, depth=2, heads=2, hidden=32, classes=5),
+        draw_zeros(ViT(image=16, patch=8, dim=16, depth=2, heads=2, hidden=32, classes=5)),
         (torch.randn(2, 3, 16, 16),),
     )
     segments = segmented(module, inputs, size)

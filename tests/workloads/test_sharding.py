@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import workloads
+from dse.mapped_model.model import draw_zeros
 from tests.workloads.sharding_help import check, cut
 from workloads.factory import resolve
 from workloads.models.bcctn import BCCTN, BCCTNTable
@@ -70,7 +71,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], int]] = {
     ),
     "resnet": (lambda: ResNet((1, 1, 1, 1), bottleneck=True, classes=12), [(1, 3, 64, 64)], 4),
     "vit": (
-        lambda: ViT(image=32, patch=8, dim=32, depth=2, heads=4, hidden=64, classes=12),
+        lambda: draw_zeros(ViT(image=32, patch=8, dim=32, depth=2, heads=4, hidden=64, classes=12)),  # its head
         [(1, 3, 32, 32)],
         7,
     ),
