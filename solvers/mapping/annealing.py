@@ -58,6 +58,8 @@ class Annealing(MappingSolver):
         if not incremental(problem):
             return WEIGHTS[cls.role]
         size = problem.segments * problem.modes
+        if problem.contiguous and size <= LARGE:  # stages are found by dynamic programming, as a rule
+            return 1.0
         return 10.0 if size <= SMALL else 30.0 if size <= LARGE else 60.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:

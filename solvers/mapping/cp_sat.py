@@ -43,9 +43,9 @@ class CpSat(MappingSolver):
 
     @classmethod
     def weight(cls, problem: MappingProblem) -> float:
-        """Return more where the model is small enough to be proven soon; see MappingSolver."""
+        """Return more for contiguous stages and small models, which it proves soon; see MappingSolver."""
         size = problem.segments * problem.modes
-        return 60.0 if size <= SMALL else 20.0 if size <= LARGE else 4.0
+        return 60.0 if size <= SMALL or (problem.contiguous and size <= LARGE) else 20.0 if size <= LARGE else 4.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the better of the warm start and what the search finds; see MappingSolver."""

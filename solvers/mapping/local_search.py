@@ -50,8 +50,8 @@ class LocalSearch(MappingSolver):
 
     @classmethod
     def weight(cls, problem: MappingProblem) -> float:
-        """Return little for the pipelined regime, where annealing's moves are quicker; see MappingSolver."""
-        return 1.0 if problem.regime == "pipelined" else WEIGHTS[cls.role]
+        """Return nothing for the pipelined regime, where `annealing` does as much and more; see MappingSolver."""
+        return 0.0 if problem.regime == "pipelined" else WEIGHTS[cls.role]
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, or at the deadline between rounds."""

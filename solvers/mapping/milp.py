@@ -67,7 +67,8 @@ class Milp(MappingSolver):
             return super().weight(problem)
         if _assignment.applies(problem):
             return 1_000.0
-        return 25.0 if PartsBound.applies(problem) and not problem.energy_weight else 4.0
+        parts = PartsBound.applies(problem) and not problem.energy_weight and not problem.contiguous
+        return 25.0 if parts else 4.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best of a short local search, what the bounds on the way meet, and what the solver finds."""

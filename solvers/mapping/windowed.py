@@ -53,7 +53,9 @@ class Windowed(MappingSolver):
     def weight(cls, problem: MappingProblem) -> float:
         """Return nothing where CP-SAT takes the whole problem itself, or windows are slow; see MappingSolver."""
         slow = len(problem.edges) * problem.modes**2 > MOST_ROUTES
-        return 0.0 if problem.segments <= WHOLE or slow else 8.0
+        if problem.segments <= WHOLE or slow:
+            return 0.0
+        return 2.0 if problem.contiguous else 8.0  # stages of whole problems are proven soon
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping of all windows; see MappingSolver."""
