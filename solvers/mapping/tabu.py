@@ -60,7 +60,7 @@ class Tabu(MappingSolver):
     @classmethod
     def weight(cls, problem: MappingProblem) -> float:
         """Return much: of what it does, it does nearly everything best; see MappingSolver."""
-        return 100.0
+        return 1_000.0
 
     def search(self, problem: MappingProblem, request: Request) -> Mapping:
         """Return the best mapping met. Stops early where the bound is reached, else at its effort or the deadline."""

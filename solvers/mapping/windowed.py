@@ -30,7 +30,7 @@ PASSES = ((2, 40, 0.5), (3, 60, 1.0), (4, 90, 2.0), (4, 150, 5.0), (6, 200, 10.0
 """Slots of a window, units that are free in it at most, and CP-SAT's deterministic seconds for it; then the next."""
 NEAR = 8  # modes that a segment may move to where the window is one of segments
 MOST_PAIRS = 400  # windows of slots that are looked at in a pass
-MOST_ROUTES = 10_000_000  # edges x pairs of modes: with more it takes seconds to state a window
+MOST_ROUTES = 1_000_000  # edges x pairs of modes: with more it takes seconds to state a window
 BUILD_S = 1e-4  # to state a segment of the model, about
 
 
