@@ -19,6 +19,7 @@ KNOWN = {
 }
 """Latency in ms and lower bound of CP-SAT after 60 CPU seconds, the best column everywhere (latency_results.csv)."""
 BOUND_RATIO = 3.0
+PROVEN = 1e-4  # relative; the table's bounds have three decimals
 ROUNDING = 1e-3  # percent
 
 
@@ -29,11 +30,12 @@ def measure() -> list[Figure]:
     figures = []
     for solver in comparison.solvers:
         answers = of_solver(comparison, solver)
+        open_ones = [a for a in answers if known[a.instance][1] < known[a.instance][0] * (1 - PROVEN)]
         bounds = {
             a.instance: a.status == "optimal" or (a.lower_bound or 0.0) >= BOUND_RATIO * known[a.instance][1]
-            for a in answers
+            for a in open_ones
         }
-        ratios = [(a.lower_bound or 0.0) / known[a.instance][1] for a in answers if a.status != "optimal"]
+        ratios = [(a.lower_bound or 0.0) / known[a.instance][1] for a in open_ones if a.status != "optimal"]
         note = f"; least ratio {min(ratios):.3g}" if ratios else ""
         figures += [
             worst(
@@ -41,6 +43,8 @@ def measure() -> list[Figure]:
                 above(answers, {name: value for name, (value, _) in known.items()}),
                 ROUNDING,
             ),
-            share_of(f"latency placement, proven or bound three times the table's, {solver}", bounds, note),
+            share_of(
+                f"latency placement, bound three times the table's where that is no proof, {solver}", bounds, note
+            ),
         ]
     return figures
