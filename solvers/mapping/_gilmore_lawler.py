@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from solvers.mapping.bounds import SAFETY
 from solvers.mapping.problem import MappingProblem
@@ -16,6 +15,8 @@ def gilmore_lawler_bound(problem: MappingProblem) -> float:
     p; each such pair of i and p has that price and its own energy, and the cheapest assignment of all pairs is a bound.
     Routes cost the same both ways.
     """
+    from scipy.optimize import linear_sum_assignment
+
     count = problem.segments
     flow = np.zeros((count, count))
     np.add.at(flow, tuple(problem.edges.T), problem.edge_bytes)
