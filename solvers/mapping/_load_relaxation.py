@@ -32,10 +32,10 @@ MORE = 4  # that each further one gets
 ROUNDS = 20
 HALVINGS = 6
 ENOUGH = 1e-4  # relative, to the programme's value
-NEAR = 5  # modes of a unit in the programme of whole units
-WHOLE_GAP = 2e-3  # where that stops
 NEARLY = 1.01  # what edges may add, where they matter little
-NODE_S = 2e-3  # of the search in whole units, about
+WINDOW = 3  # slots whose units are assigned anew together
+WINDOW_S, WINDOW_NODES, WINDOW_GAP = 0.3, 500, 1e-3  # of one such programme, at most
+STALE = 150  # of them in a row that do not help
 CELL_S = 2e-4  # to solve a programme, a column of it, about
 
 
@@ -138,15 +138,15 @@ class LoadRelaxation:
         return np.inf if self.request.deterministic else seconds
 
     def mappings(self) -> Iterator[NDArray[np.int64]]:
-        """Yield mappings [K] that follow the shares, legal or not: rounded; in whole units if edges matter little."""
+        """Yield mappings [K] that follow the shares, legal or not: rounded; with even loads where only these matter."""
         if self._shares is None or self._terms is None:
             return
         rounded = self._rounded(self._terms, self._shares)
         yield rounded
         edgeless = replace(self.problem, edges=np.zeros((0, 2), dtype=np.int64), edge_bytes=np.zeros(0))
         value, without = (float(evaluate(p, rounded).objective[0]) for p in (self.problem, edgeless))
-        if value <= without * NEARLY and (whole := self._whole(self._terms, self._shares)) is not None:
-            yield whole
+        if value <= without * NEARLY and not self.problem.energy_weight:
+            yield self._evened(self._terms, rounded)
 
     def _rounded(self, terms: Terms, shares: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return a mapping made of the shares, legal as far as memory goes.
@@ -174,34 +174,91 @@ class LoadRelaxation:
             used[members[m]] += terms.held[u, m]
         return np.asarray(at[terms.unit], dtype=np.int64)
 
-    def _whole(self, terms: Terms, shares: NDArray[np.float64]) -> NDArray[np.int64] | None:
-        """Return a mapping by the programme in whole units, among the modes that are nearly cheapest, or None."""
-        reduced = terms.priced(*self.prices)
+    def _evened(self, terms: Terms, assignment: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a mapping with a smaller largest load: the units of a few slots at a time, the busiest one among them,
+        are assigned anew by an integer programme, until that helps no more or the time is over.
+        """
+        problem, rng = self.problem, np.random.default_rng(self.request.seed)
         first = np.unique(terms.unit, return_index=True)[1]
-        chosen = shares[first] > 0
-        _add(chosen, reduced, NEAR)
-        programme = _Programme(terms, chosen & terms.usable, whole=True)
-        nodes = max(1, int(self._left_s / NODE_S)) if self.request.deterministic else None
-        solved = programme.model.solve("gscip", deadline_s=self._limit_s(self._left_s), gap=WHOLE_GAP, nodes=nodes)
-        self.request.spend(NODE_S * (nodes or 0))
+        at, every = assignment[first], np.arange(len(first))
+        busy = np.flatnonzero(~problem.never_busy)
+        width, stale = min(WINDOW, len(busy)), 0
+        while stale < STALE and self._left_s > 0 and width > 1:
+            load, used = (
+                (amount[every, at][:, None] * problem.members[at]).sum(axis=0) for amount in (terms.load_ms, terms.held)
+            )
+            top = busy[load[busy].argmax()]
+            if problem.time_weight * load[top] <= self.bound * (1 + ENOUGH):
+                break
+            others = busy[busy != top]
+            spare = load[top] - load[others] + load[top] * 1e-3
+            window = np.append(rng.choice(others, width - 1, replace=False, p=spare / spare.sum()), top)
+            free = np.flatnonzero(np.isin(at, window))
+            before = load[window].max()
+            for amount, total in ((terms.load_ms, load), (terms.held, used)):
+                np.subtract.at(total, at[free], amount[free, at[free]])
+            found = self._window(terms, free, window, load, used)
+            stale += 1
+            if found is None:
+                continue
+            np.add.at(load, found, terms.load_ms[free, found])
+            if load[window].max() < before * (1 - 1e-9):
+                at[free] = found
+                stale = 0
+        return np.asarray(at[terms.unit], dtype=np.int64)
+
+    def _window(
+        self,
+        terms: Terms,
+        free: NDArray[np.int64],
+        window: NDArray[np.int64],
+        load: NDArray[np.float64],
+        used: NDArray[np.float64],
+    ) -> NDArray[np.int64] | None:
+        """Return slots of the `free` units, among those of the window, with the least largest load there, or None.
+
+        `load` and `used` [S] are those of all other units.
+        """
+        model, count = LinearModel(), len(window)
+        row, place = np.nonzero(terms.usable[np.ix_(free, window)])
+        unit, slot = free[row], window[place]
+        columns = model.add_columns(len(row), integer=True)
+        period = model.add_columns(1, upper=np.inf, cost=1.0)
+        model.add_rows(len(free), row, columns, 1.0, lower=1.0, upper=1.0)
+        model.add_rows(
+            count,
+            np.append(place, np.arange(count)),
+            np.append(columns, np.full(count, period[0])),
+            np.append(terms.load_ms[unit, slot], np.full(count, -1.0)),
+            upper=-load[window],
+        )
+        scale = max(float(terms.room.max()), 1.0)
+        room = (terms.room - used)[window] / scale
+        model.add_rows(count, place, columns, terms.held[unit, slot] / scale, upper=room)
+        limit_s = self._limit_s(min(self._left_s, WINDOW_S))
+        solved = model.solve("gscip", deadline_s=limit_s, gap=WINDOW_GAP, nodes=WINDOW_NODES)
+        self.request.spend(WINDOW_S / 10)
         if solved.values is None:
             return None
-        return np.asarray(programme.shares(solved.values).argmax(axis=1)[terms.unit], dtype=np.int64)
+        chosen = solved.values[columns] > 0.5
+        found = np.empty(len(free), dtype=np.int64)
+        found[row[chosen]] = slot[chosen]
+        return found
 
 
 class _Programme:
-    """The linear programme over some modes of each unit, or that in whole units."""
+    """The linear programme over some modes of each unit."""
 
-    def __init__(self, terms: Terms, chosen: NDArray[np.bool_], *, whole: bool = False) -> None:
-        """State it. In shares, a unit may also be nowhere, at a cost that no good price reaches: it has a solution."""
+    def __init__(self, terms: Terms, chosen: NDArray[np.bool_]) -> None:
+        """State it. A unit may also be nowhere, at a cost that no good price reaches: it has a solution."""
         problem, model = terms.problem, LinearModel()
         self.model, self.shape = model, chosen.shape
         self.unit, self.mode = unit, mode = np.nonzero(chosen)
         slots, units = problem.slots, len(chosen)
         cost = terms.cost[unit, mode]
-        self.columns = columns = model.add_columns(len(unit), upper=1.0 if whole else np.inf, integer=whole, cost=cost)
+        self.columns = columns = model.add_columns(len(unit), upper=np.inf, cost=cost)
         period = model.add_columns(1, upper=np.inf, cost=problem.time_weight)
-        nowhere = model.add_columns(units, upper=0.0 if whole else np.inf, cost=terms.away)
+        nowhere = model.add_columns(units, upper=np.inf, cost=terms.away)
         members = np.append(unit, np.arange(units)), np.append(columns, nowhere)
         model.add_rows(units, *members, 1.0, lower=1.0, upper=1.0)
         cell, slot = np.nonzero(problem.members[mode])

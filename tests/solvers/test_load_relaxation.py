@@ -113,3 +113,30 @@ def test_its_shares_make_a_mapping_that_annealing_starts_from(random_problem):
     mapping = Annealing().solve(problem, deadline_s=3, seed=0)
     assert mapping.lower_bound >= bound > 0
     assert mapping.objective <= values[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_loads_are_evened_out_where_only_these_matter(scale, random_problem):
+    """Within two percent of the bound at 15 units a slot, memory four fifths full; nothing to do without loads."""
+    rng = np.random.default_rng(5)
+    problem = random_problem(
+        1,
+        segments=90,
+        slots=6,
+        regime="pipelined",
+        memory=0.8,
+        compute_ms=scale * rng.uniform(1.0, 4.0, (90, 1)) * rng.uniform(0.8, 1.2, (90, 6)),
+        allowed=np.ones((90, 6), dtype=bool),
+        energy_mj=np.zeros((90, 6)),
+        edges=np.zeros((0, 2), dtype=np.int64),
+        edge_bytes=np.zeros(0),
+        workspace_bytes=np.zeros(90),
+        latency_weight=1.0,
+        energy_weight=0.0,
+        static_w=0.0,
+    )
+    relaxed = relaxation(problem, deadline_s=5.0)
+    bound = relaxed.prove()
+    rounded, evened = (float(evaluate(problem, x).objective[0]) for x in relaxed.mappings())
+    assert bound <= evened <= rounded
+    assert evened <= 1.02 * bound
