@@ -40,17 +40,17 @@ CELL_S = 2e-4  # to solve a programme, a column of it, about
 
 
 class LoadRelaxation:
-    """The relaxation of one problem: `prove` makes its bound, `rounded` a mapping from its shares."""
+    """The relaxation of one problem: `prove` makes its bound, `mappings` what follows from its shares."""
 
     def __init__(self, problem: MappingProblem, request: Request, *, share: float) -> None:
         """Take `share` of the time that the request has left, at most."""
         self.problem, self.request = problem, request
         self.until_s = request.left_s * (1.0 - share)  # time left when it is over
         self.bound = 0.0  # proven so far
-        self.prices = np.zeros(problem.slots), np.zeros(problem.slots)  # [S] of a ms and of a byte, those of the bound
+        self.prices = np.zeros(problem.slots), np.zeros(problem.slots)  # [S] of a ms and of a byte, of the last try
         self._known = np.zeros((problem.segments, problem.modes), dtype=np.bool_)  # in the last programme
-        self._shares: NDArray[np.float64] | None = None  # [K, M] of the last programme solved
-        self._terms: Terms | None = None
+        self._terms: Terms | None = None  # of the last try
+        self._solved: tuple[Terms, NDArray[np.float64]] | None = None  # the last programme's, and its shares [U, M]
 
     @property
     def full(self) -> float:
@@ -126,7 +126,7 @@ class LoadRelaxation:
         self.request.spend(CELL_S * programme.model.columns)
         if solved.duals is None or solved.values is None or solved.status != "optimal":
             return None
-        self._shares = programme.shares(solved.values)[terms.unit]
+        self._solved = terms, programme.shares(solved.values)
         load = np.maximum(-solved.duals[programme.loads], 0.0)
         load[problem.never_busy] = 0.0
         if load.sum() > problem.time_weight:
@@ -139,23 +139,24 @@ class LoadRelaxation:
 
     def mappings(self) -> Iterator[NDArray[np.int64]]:
         """Yield mappings [K] that follow the shares, legal or not: rounded; with even loads where only these matter."""
-        if self._shares is None or self._terms is None:
+        if self._solved is None:
             return
-        rounded = self._rounded(self._terms, self._shares)
+        terms, shares = self._solved
+        at = self._rounded(terms, shares)
+        rounded = at[terms.unit]
         yield rounded
         edgeless = replace(self.problem, edges=np.zeros((0, 2), dtype=np.int64), edge_bytes=np.zeros(0))
         value, without = (float(evaluate(p, rounded).objective[0]) for p in (self.problem, edgeless))
         if value <= without * NEARLY and not self.problem.energy_weight:
-            yield self._evened(self._terms, rounded)
+            yield self._evened(terms, at)[terms.unit]
 
     def _rounded(self, terms: Terms, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return a mapping made of the shares, legal as far as memory goes.
+        """Return modes [U] by the shares, legal as far as memory goes.
 
         Units that are whole stay; the others, few as the programme has few rows, follow largest first: each to the mode
         that is then least loaded, among those with memory left.
         """
         problem = self.problem
-        shares = shares[np.unique(terms.unit, return_index=True)[1]]
         at = shares.argmax(axis=1)
         whole = shares.max(axis=1) > 1 - 1e-6
         load, used = np.zeros(problem.slots), np.zeros(problem.slots)
@@ -172,15 +173,14 @@ class LoadRelaxation:
             at[u] = m
             load[members[m]] += terms.load_ms[u, m]
             used[members[m]] += terms.held[u, m]
-        return np.asarray(at[terms.unit], dtype=np.int64)
+        return np.asarray(at, dtype=np.int64)
 
-    def _evened(self, terms: Terms, assignment: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return a mapping with a smaller largest load: the units of a few slots at a time, the busiest one among them,
+    def _evened(self, terms: Terms, start: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return modes [U] with a smaller largest load: the units of a few slots at a time, the busiest one among them,
         are assigned anew by an integer programme, until that helps no more or the time is over.
         """
         problem, rng = self.problem, np.random.default_rng(self.request.seed)
-        first = np.unique(terms.unit, return_index=True)[1]
-        at, every = assignment[first], np.arange(len(first))
+        at, every = start.copy(), np.arange(len(start))
         busy = np.flatnonzero(~problem.never_busy)
         width, stale = min(WINDOW, len(busy)), 0
         while stale < STALE and self._left_s > 0 and width > 1:
@@ -205,7 +205,7 @@ class LoadRelaxation:
             if load[window].max() < before * (1 - 1e-9):
                 at[free] = found
                 stale = 0
-        return np.asarray(at[terms.unit], dtype=np.int64)
+        return np.asarray(at, dtype=np.int64)
 
     def _window(
         self,
