@@ -172,3 +172,9 @@ def test_teams_have_intervals_where_the_model_gives_them() -> None:
     assert shared
     for row in shared:
         assert 0 < row["latency_low_ms"] < row["latency_ms"] < row["latency_high_ms"]
+
+
+def test_an_option_of_fine_split_is_not_ignored_without_it() -> None:
+    result = CliRunner().invoke(cli, ["map", "resnet18", *SYSTEM, "--fine-groups", "4"])
+    assert result.exit_code == 2
+    assert "--fine-groups goes with --fine-split" in result.output

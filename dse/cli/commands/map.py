@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dse.cli.design import design_options, map_design, team_options
 from dse.cli.mapped_proof import end_with, prove_design
 from dse.cli.output import emit_json, print_table
 from dse.cli.prediction import interval_of, told
 from dse.cli.simulated import HTML_OPTION, simulate_design, simulation_of, told_of, write_page
+
+FINE = ("fine_attention", "fine_traffic", "fine_groups", "fine_margin")
 
 
 @click.command()
@@ -57,6 +60,11 @@ def command(as_json: bool, prove: bool, fine_split: bool, html: Path | None, **w
     """
     from dse.evaluate import in_place
 
+    if not fine_split:
+        given = click.get_current_context().get_parameter_source
+        for name in FINE:
+            if given(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --fine-split")
     fine = {
         "attention_ratio": words.pop("fine_attention"),
         "traffic_bytes": 1e6 * words.pop("fine_traffic"),
